@@ -1,0 +1,88 @@
+"""How many items the next chunk takes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["Adaptive", "Fixed", "Splitter"]
+
+CHUNK_SECONDS = 0.02  # benchmarks/chunk_seconds.py
+"""The run time that a chunk aims at: two hundred times what it costs to carry one."""
+
+SHARES = 2
+"""A chunk takes at most one part in SHARES x workers of what is left, so that sizes shrink at the end."""
+
+GROWTH = 16
+"""A chunk is at most this many times as long as the longest that was measured: first items can mislead."""
+
+
+class Splitter(Protocol):
+    """Decides the size of chunks, and learns from the ones that ended."""
+
+    def size(self, remaining: int | None, workers: int) -> int:
+        """Items for the next chunk, at least 1; `remaining` is None where the input's length is unknown."""
+        ...
+
+    def learn(self, items: int, seconds: float) -> None:
+        """A worker ran `items` in `seconds`."""
+        ...
+
+    def seconds(self, items: int) -> float:
+        """How long `items` will take, as far as is known."""
+        ...
+
+
+class Fixed:
+    """Chunks of a given size: the caller's `chunksize`."""
+
+    def __init__(self, chunksize: int):
+        self._chunksize = chunksize
+
+    def size(self, remaining: int | None, workers: int) -> int:
+        return self._chunksize
+
+    def learn(self, items: int, seconds: float) -> None:
+        pass
+
+    def seconds(self, items: int) -> float:
+        return float(items)
+
+
+class Adaptive:
+    """Chunks that aim at a run time, from what items were measured to cost.
+
+    Args:
+        first: items in the first chunks, before anything was measured. Where tails can be taken
+            back it may be large; where not, 1.
+        chunk_seconds: the run time to aim at.
+        least: a chunk is not smaller than this, but at the end of the input: coroutines in flight together.
+    """
+
+    def __init__(self, first: int = 1, chunk_seconds: float = CHUNK_SECONDS, least: int = 1):
+        self._least = least
+        self._first = first
+        self._chunk_seconds = chunk_seconds
+        self._seconds_per_item: float | None = None
+        self._longest = first
+
+    def size(self, remaining: int | None, workers: int) -> int:
+        if self._seconds_per_item is None:
+            size = self._first
+        else:
+            size = min(int(self._chunk_seconds / self._seconds_per_item), GROWTH * self._longest)
+        if remaining is not None:
+            size = min(size, -(-remaining // (SHARES * workers)))
+        return max(self._least, size)
+
+    def learn(self, items: int, seconds: float) -> None:
+        if items < 1:
+            return
+        self._longest = max(self._longest, items)
+        # A clock may not resolve one item; a nanosecond is below what any item costs.
+        measured = max(seconds / items, 1e-9)
+        known = self._seconds_per_item
+        # The last chunks tell most, since costs may drift along the input; half is memory of the others.
+        self._seconds_per_item = measured if known is None else (known + measured) / 2
+
+    def seconds(self, items: int) -> float:
+        return items * (1.0 if self._seconds_per_item is None else self._seconds_per_item)
