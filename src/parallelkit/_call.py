@@ -1,0 +1,49 @@
+"""What the driver asks of a user's call; `_calls` has the kinds there are."""
+
+from __future__ import annotations
+
+from ._core.chunks import Chunk
+from ._core.outcome import Outcomes
+from ._core.scheduler import Fact, Flight, Scheduler
+from ._work import Work
+
+__all__ = ["Call"]
+
+
+class Call:
+    """One call of the user: its items, what to do with them, and where outcomes go.
+
+    `deliver`, `finish` and `shut_down` are called with the driver's lock held: they must not wait nor run
+    the user's code. What they owe to the user's code, they do in `resolve`.
+    """
+
+    work: Work
+    scheduler: Scheduler
+
+    def carry(self, flight: Flight) -> tuple[Work, Chunk] | None:
+        """What to send for this flight; None to leave its items out."""
+        return self.work, flight.chunk
+
+    def deliver(self, outcomes: list[Outcomes]) -> None:
+        """Outcomes are ready, in the order to deliver them."""
+        raise NotImplementedError
+
+    def finish(self, error: BaseException | None) -> None:
+        """Nothing more will be delivered; `error` tells why, where the call was ended before it was done."""
+        raise NotImplementedError
+
+    def shut_down(self, *, cancel: bool) -> list[Fact]:
+        """The executor takes no new calls: what the scheduler should know of it."""
+        raise NotImplementedError
+
+    def close_input(self, *, leaving: bool = False) -> None:
+        """Called without the lock, before shutting down, perhaps on `leaving` the interpreter."""
+
+    def judge(self, error: Exception) -> None:
+        """Called without the lock with each error, before the scheduler hears of it."""
+
+    def note(self, error: Exception, index: int, chunk: Chunk) -> None:
+        """Called without the lock with the error of one item, before it is delivered."""
+
+    def resolve(self) -> None:
+        """Called without the lock after any of the above: the place for the user's callbacks."""

@@ -1,0 +1,351 @@
+"""What a user's call is to the driver: a map whose outcomes are read, or tasks that are futures."""
+
+from __future__ import annotations
+
+import reprlib
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from itertools import islice
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any
+
+from ._call import Call
+from ._core.chunks import Chunk, Sliceable
+from ._core.outcome import Outcomes
+from ._core.scheduler import Ended, Fact, Flight, Pulled, Scheduler
+from ._driver import Driver
+from ._work import Work
+from .backends.base import Backend
+
+__all__ = [
+    "MapCall",
+    "Task",
+    "TaskCall",
+    "TaskFuture",
+    "raise_first",
+    "released",
+    "results",
+    "unread",
+    "values",
+]
+
+PULL_SECONDS = 0.002
+"""Pulling from a slow iterator stops after this, so that what came can start."""
+
+
+class MapCall(Call):
+    """A map or a reduce over an input, read by one consumer, who also pulls the input in his own thread.
+
+    Args:
+        items: the whole input where it can be sliced; else `source` is an iterator over it.
+        judge: asked of each error, where retries are allowed, before the scheduler hears of it.
+        daemon: it is not run for its effects: when nobody will read the outcomes, it ends.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        work: Work,
+        scheduler: Scheduler,
+        *,
+        items: Sliceable | None = None,
+        source: Iterator[Any] | None = None,
+        timeout: float | None = None,
+        daemon: bool = False,
+        judge: Callable[[Exception], None] | None = None,
+    ):
+        self.work = work
+        self.scheduler = scheduler
+        self._driver = driver
+        self._source = source
+        self._source_error: BaseException | None = None
+        self._error: BaseException | None = None
+        self._inbox: SimpleQueue[Outcomes | None] = SimpleQueue()
+        self._timeout = timeout
+        self._deadline = None if timeout is None else monotonic() + timeout
+        self._daemon = daemon
+        self._judge = judge
+        self._unread = False
+        self.started = False
+        try:
+            driver.open(self, items, ended=source is None)
+            if source is not None and (wanted := scheduler.wanted):
+                self._pull(wanted)
+        except BaseException:
+            driver.stop(self)
+            raise
+
+    # For the consumer
+
+    def outcomes(self) -> Iterator[Outcomes]:
+        """The outcomes in order of delivery; leaving early ends the call.
+
+        Raises:
+            TimeoutError: the whole call took longer than its `timeout`.
+            CancelledError: the executor was shut down before the rest was run.
+        """
+        self.started = True
+        try:
+            while (outcomes := self._next()) is not None:
+                # What is about to be yielded has left the window; the rest of it leaves when that is done.
+                self._driver.consumed(self, 1)
+                length = len(outcomes)
+                yield outcomes
+                del outcomes
+                if length > 1:
+                    self._driver.consumed(self, length - 1)
+            for error in (self._error, self._source_error):
+                if error is not None:
+                    raise error
+        finally:
+            self._driver.stop(self)
+
+    def abandon(self) -> None:
+        """Nobody will ever read: run the rest for its effects. May be called from anywhere."""
+        self._unread = True
+        if self._daemon:
+            self._driver.stop(self)
+        else:
+            self._driver.lift_window(self)
+
+    def close_input(self, *, leaving: bool = False) -> None:
+        if not self.started and not self._daemon:
+            self.scheduler.lift_window()
+            while self._source is not None:
+                self._pull(sys.maxsize)
+        elif leaving:
+            self._driver.stop(self)
+        elif self._source is not None:
+            # It may be endless. Who reads on gets what is in flight, then this.
+            self._source = None
+            self._source_error = RuntimeError(
+                "the executor was shut down before the input was read to its end"
+            )
+            self._driver.feed(self, None, ended=True)
+
+    def _next(self) -> Outcomes | None:
+        """Wait for outcomes, and keep the workers fed meanwhile; None when there are no more."""
+        fed = False
+        while self._source is not None:
+            idle = self._inbox.empty()
+            wanted = self.scheduler.wanted if idle or (self.scheduler.hungry and not fed) else 0
+            if not wanted:
+                break
+            self._pull(wanted)
+            fed = True
+        try:
+            left = None if self._deadline is None else max(0.0, self._deadline - monotonic())
+            return self._inbox.get(timeout=left)
+        except Empty:
+            raise TimeoutError(f"the call took longer than timeout={self._timeout} s") from None
+
+    def _pull(self, wanted: int) -> None:
+        source = self._source
+        assert source is not None
+        items: list[Any] = []
+        began = monotonic()
+        block = 1
+        while len(items) < wanted and self._source is source:  # it may be cut off by what it does itself
+            expected = min(len(items) + block, wanted)
+            try:
+                items.extend(islice(source, expected - len(items)))
+            except BaseException as error:  # raised after the outcomes of the items before it
+                self._source_error = error
+            if len(items) < expected:
+                self._source = None
+                break
+            if monotonic() - began > PULL_SECONDS:
+                break
+            block *= 2
+        self._driver.feed(self, items, ended=self._source is None)
+
+    # For the driver
+
+    def deliver(self, outcomes: list[Outcomes]) -> None:
+        if not self._unread:
+            for some in outcomes:
+                self._inbox.put(some)
+
+    def finish(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._error = error
+        self._inbox.put(None)
+
+    def shut_down(self, *, cancel: bool) -> list[Fact]:
+        if cancel:
+            if self.scheduler.drop_pending() or self._source is not None:
+                self._source = None
+                self._error = CancelledError("the executor was shut down before these items were run")
+            return [Ended()]
+        if self._source is None:
+            self.scheduler.lift_window()
+        return []
+
+    def judge(self, error: Exception) -> None:
+        if self._judge is not None:
+            self._judge(error)
+
+    def note(self, error: Exception, index: int, chunk: Chunk) -> None:
+        try:
+            # a slice, for Zipped and arrays have rows, and a stand-in where even repr() raises
+            (item,) = chunk.between(index, index + 1).items
+            text = reprlib.repr(item)
+        except Exception:
+            text = "(an item whose repr() raises)"
+        error.add_note(f"parallelkit: item {index}: {text}")
+
+
+class TaskFuture(Future[Any]):
+    """A future whose waiting thread can do the waiting of the backend, which saves waking it up."""
+
+    def __init__(self, backend: Backend):
+        super().__init__()
+        self.chunk_id: int | None = None
+        self._backend = backend
+
+    def result(self, timeout: float | None = None) -> Any:
+        self._help(timeout)
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self._help(timeout)
+        return super().exception(timeout)
+
+    def _help(self, timeout: float | None) -> None:
+        if self.chunk_id is not None and not self.done():
+            self._backend.help(self.chunk_id, timeout)
+
+
+class Task:
+    """One `submit`: a function, its arguments, and the future of its result."""
+
+    __slots__ = ("args", "future", "kwargs", "work")
+
+    def __init__(self, work: Work, args: tuple[Any, ...], kwargs: dict[str, Any], future: TaskFuture):
+        self.work = work
+        self.args = args
+        self.kwargs = kwargs
+        self.future = future
+
+
+class TaskCall(Call):
+    """All the submits of one executor: an endless input of tasks, each a chunk of its own."""
+
+    work = Work(None)
+
+    def __init__(self, driver: Driver, scheduler: Scheduler):
+        self.scheduler = scheduler
+        self._driver = driver
+        self._waiting: dict[Task, None] = {}
+        self._carried: dict[int, TaskFuture] = {}
+        self._due: deque[Callable[[], object]] = deque()
+
+    def submit(self, task: Task) -> None:
+        self._waiting[task] = None
+        try:
+            self._driver.open(self, [task])
+        except BaseException:
+            del self._waiting[task]
+            raise
+
+    def carry(self, flight: Flight) -> tuple[Work, Chunk] | None:
+        index = flight.chunk.start
+        (task,) = flight.chunk.items
+        self._waiting.pop(task, None)
+        future = task.future
+        if not future.running() and not future.set_running_or_notify_cancel():
+            return None
+        self._carried[index] = future
+        future.chunk_id = flight.chunk_id
+        return task.work, Chunk([(task.args, task.kwargs)], index, index, index + 1)
+
+    def deliver(self, outcomes: list[Outcomes]) -> None:
+        for some in outcomes:
+            for index, value in enumerate(some.values, some.start):
+                future = self._carried.pop(index, None)
+                if future is not None:
+                    self._due.append(_settle(future, value, some.failures.get(index)))
+
+    def finish(self, error: BaseException | None) -> None:
+        if error is not None:
+            futures = [*self._carried.values(), *[task.future for task in self._waiting]]
+            self._due.extend(_settle(future, None, error) for future in futures)
+        self._carried.clear()
+        self._waiting.clear()
+
+    def shut_down(self, *, cancel: bool) -> list[Fact]:
+        facts: list[Fact] = []
+        for chunk in self.scheduler.drop_pending() if cancel else ():
+            for task in chunk.items:
+                if task.future.running():  # it was with a worker, and came back to go to another
+                    facts.append(Pulled([task]))
+                else:
+                    self._waiting.pop(task, None)
+                    self._due.append(task.future.cancel)
+                    self._due.append(task.future.set_running_or_notify_cancel)
+        return [*facts, Ended()]
+
+    def resolve(self) -> None:
+        while self._due:
+            try:
+                due = self._due.popleft()
+            except IndexError:  # another thread was faster
+                return
+            due()
+
+
+def _settle(future: Future[Any], value: object, error: BaseException | None) -> Callable[[], object]:
+    def settle() -> None:
+        if not future.done() and not (
+            future._state == "PENDING" and not future.set_running_or_notify_cancel()
+        ):
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
+
+    return settle
+
+
+def unread(call: MapCall, release: Callable[[], object] | None = None) -> None:
+    """The results were dropped. Before the first next(), a generator runs none of its own code at that."""
+    if not call.started:
+        call.abandon()
+    if release is not None:
+        release()
+
+
+def results(call: MapCall, return_exceptions: bool) -> Iterator[Any]:
+    for outcomes in call.outcomes():
+        if outcomes.failures and not return_exceptions:
+            first = min(outcomes.failures)
+            yield from outcomes.values[: first - outcomes.start]
+            raise outcomes.failures[first]
+        waiting = values(outcomes)
+        del outcomes
+        waiting.reverse()
+        while waiting:  # what was yielded is not kept
+            yield waiting.pop()
+
+
+def values(outcomes: Outcomes) -> list[Any]:
+    """The values, each failed item's exception in its place."""
+    for index, error in outcomes.failures.items():
+        outcomes.values[index - outcomes.start] = error
+    return outcomes.values
+
+
+def raise_first(outcomes: Outcomes) -> None:
+    if outcomes.failures:
+        raise outcomes.failures[min(outcomes.failures)]
+
+
+def released(stream: Iterator[Any], release: Callable[[], object]) -> Iterator[Any]:
+    """The stream, and `release` at its end, which may come long before it is dropped."""
+    try:
+        yield from stream
+    finally:
+        release()

@@ -1,0 +1,443 @@
+"""The one loop: carries steps from the schedulers to a backend, and facts from the backend to them.
+
+One driver serves one executor and all of its running calls. It owns the clock, the lock and the book
+of what is in flight. Nobody owns a thread for it: whoever brings a fact (the backend, from a thread of
+its own) or a wish (the caller, from his) takes the lock, lets the schedulers decide, and then carries
+out what they decided, without the lock, since carrying may run the user's code (a `__reduce__`, a
+slice) and may take long.
+
+    caller                        driver                         backend
+      | open(call), feed(items)     |                                |
+      |---------------------------->|  next_chunk()                  |
+      |                             |------ submit(worker, chunk) -->|
+      |                             |<----- post(Settled) -----------|
+      |<---- call.deliver ----------|  receive(fact)                 |
+
+What a garbage collector or a signal handler may call in the middle of anything (`stop`, `lift_window`)
+takes no lock: it leaves a letter, which whoever has the lock reads before he is done.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
+from itertools import count
+from time import monotonic
+from typing import Any
+
+from ._alarm import call_at
+from ._call import Call
+from ._core.chunks import Sliceable, half, half_but_first, unstarted
+from ._core.outcome import Outcomes
+from ._core.scheduler import Ended, Fact, Flight, GivenBack, Lost, Pulled, Scheduler
+from ._core.splitters import Splitter
+from ._work import Work, task_timeout_error
+from .backends.base import Backend, Event, Rejected, Settled, WorkerJoined, WorkerLeft
+from .errors import WorkerDied
+
+__all__ = ["Driver", "open_drivers"]
+
+
+class Driver:
+    """Runs calls on a backend, from any number of threads."""
+
+    def __init__(self, backend: Backend):
+        self._backend = backend
+        self._inherited = False  # this process was forked from the one that it belongs to
+        self._lock = threading.Lock()
+        self._letters: deque[Callable[[], object]] = deque()
+        self._calls: dict[Call, None] = {}  # in the order of whose turn it is
+        self._flights: dict[int, tuple[Call, Hashable]] = {}
+        self._room: list[dict[Hashable, None]] = [{} for _ in range(backend.depth + 1)]  # workers, by load
+        self._load: dict[Hashable, int] = {}
+        self._chunk_ids = count(1).__next__
+        self._closing = False
+        self._closed = threading.Event()
+        self._killed = False
+        self._broken: Exception | None = None
+        self._owing: dict[Call, None] = {}  # calls whose `resolve` is due
+        _drivers.add(self)
+        backend.start(self._post)
+
+    # What callers ask
+
+    @property
+    def backend(self) -> Backend:
+        return self._backend
+
+    @property
+    def workers(self) -> int:
+        """How many workers there are now."""
+        return max(1, len(self._load))
+
+    def new_scheduler(self, splitter: Splitter, **options: Any) -> Scheduler:
+        """A scheduler for a call on this driver; `options` as in `Scheduler`."""
+        return Scheduler(splitter, self._chunk_ids, workers=self.workers, **options)
+
+    def open(self, call: Call, items: Sliceable | None = None, *, ended: bool = False) -> None:
+        """Begin a call, with its first items.
+
+        Raises:
+            RuntimeError: the executor is shut down, or belongs to the parent of this process.
+            InitializerFailed: no worker can be had.
+        """
+        self._check_process()
+        with self._lock:
+            self._check_open()
+            self._calls[call] = None
+            self._take_in(call, items, ended)
+        self._advance(resolve=False)
+
+    def feed(self, call: Call, items: Sliceable | None, *, ended: bool = False) -> None:
+        """More items of a call, in the order of the input."""
+        self._check_process()
+        with self._lock:
+            if call not in self._calls:
+                return
+            self._take_in(call, items, ended)
+        self._advance(resolve=False)
+
+    def consumed(self, call: Call, items: int) -> None:
+        """The caller has taken outcomes: there is room for more of his items."""
+        self._check_process()
+        with self._lock:
+            call.scheduler.consumed(items)
+        self._advance(resolve=False)
+
+    def stop(self, call: Call, error: BaseException | None = None) -> None:
+        """End a call now: what was not started never will be. May be called from anywhere."""
+        self._leave_letter(partial(self._end, call, error, stop=True))
+
+    def lift_window(self, call: Call) -> None:
+        """Run the rest of a call whether somebody reads it or not. May be called from anywhere."""
+        self._leave_letter(call.scheduler.lift_window)
+
+    def close(self, *, cancel: bool = False, kill: BaseException | None = None) -> None:
+        """Take no new calls; end when those that are open are done. May be called from anywhere.
+
+        Args:
+            cancel: of each call, only what is with a worker already is done.
+            kill: end all calls at once with this error, and the workers with them.
+        """
+        self._closing = True
+        self._leave_letter(partial(self._begin_close, cancel, kill))
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the backend is gone. A thread of the backend, which cannot wait for itself, does not."""
+        if self._inherited or getattr(_in_backend, "driver", None) is self:
+            return
+        if self._closed.wait(timeout):
+            self._backend.join(timeout)
+
+    @property
+    def usable(self) -> bool:
+        """Whether `open` will take a call."""
+        return not (self._closing or self._broken or self._inherited)
+
+    @property
+    def inherited(self) -> bool:
+        """This process was forked from the one that the driver belongs to."""
+        return self._inherited
+
+    @property
+    def calls(self) -> list[Call]:
+        """The calls that are not done."""
+        return list(self._calls)
+
+    @property
+    def closing(self) -> bool:
+        return self._closing
+
+    # What the backend reports
+
+    def _post(self, event: Event) -> None:
+        outer = getattr(_in_backend, "driver", None)
+        _in_backend.driver = self if self._backend.eager else outer
+        try:
+            if isinstance(event, Settled):
+                if event.outcomes.failures:
+                    self._note_items(event.chunk_id, event.outcomes.failures)
+            elif isinstance(event, Rejected):
+                self._note_items(event.chunk_id, event.failures)
+            elif isinstance(event, WorkerLeft):
+                for call in self.calls:
+                    call.judge(event.error)
+            with self._lock:
+                self._receive(event)
+            self._advance()
+        finally:
+            _in_backend.driver = outer
+
+    def _note_items(self, chunk_id: int, failures: Mapping[int, Exception]) -> None:
+        """Write on each error which item it is of. Without the lock: a `__repr__` is the user's code."""
+        call, _ = self._flights.get(chunk_id, (None, None))
+        flight = None if call is None else call.scheduler.flight(chunk_id)
+        if call is not None and flight is not None:
+            for index, error in failures.items():
+                call.note(error, index, flight.chunk)
+                call.judge(error)
+
+    def _receive(self, event: Event) -> None:
+        if isinstance(event, Settled | Rejected):
+            self._land(event)
+        elif isinstance(event, WorkerLeft):
+            self._lose(event)
+        elif isinstance(event, WorkerJoined):
+            self._load[event.worker] = 0
+            self._room[0][event.worker] = None
+            self._count_workers()
+        else:
+            self._broken = event.error
+            for call in list(self._calls):
+                self._end(call, event.error, stop=True)
+
+    def _land(self, event: Settled | Rejected) -> None:
+        call, worker = self._flights.get(event.chunk_id, (None, None))
+        if call is None:
+            return  # its worker was given up before it answered
+        if isinstance(event, Rejected) or event.last:
+            del self._flights[event.chunk_id]
+            self._reload(worker, -1)
+        self._tell(call, event)
+
+    def _lose(self, event: WorkerLeft) -> None:
+        load = self._load.pop(event.worker, None)
+        if load is None:
+            return
+        del self._room[load][event.worker]
+        self._count_workers()
+        lost = [(i, call) for i, (call, worker) in self._flights.items() if worker == event.worker]
+        for chunk_id, call in reversed(lost):  # the later chunk is put back first, so that it ends up behind
+            del self._flights[chunk_id]
+            flight = call.scheduler.flight(chunk_id)
+            if flight is not None:
+                started = len(flight.chunk) if event.claimed is None else event.claimed.get(chunk_id, 0)
+                self._tell(call, Lost(chunk_id, flight.chunk.start + started, event.error))
+
+    def _tell(self, call: Call, fact: Fact) -> None:
+        outcomes = call.scheduler.receive(fact, monotonic())
+        if outcomes:
+            call.deliver(outcomes)
+            self._owing[call] = None
+        if call in self._calls and call.scheduler.done:
+            self._end(call, None)
+
+    def _take_in(self, call: Call, items: Sliceable | None, ended: bool) -> None:
+        if items is not None:
+            self._tell(call, Pulled(items))
+        if ended:
+            self._tell(call, Ended())
+
+    def _end(self, call: Call, error: BaseException | None, *, stop: bool = False) -> None:
+        if call not in self._calls:
+            return
+        del self._calls[call]
+        if stop:
+            for flight in call.scheduler.stop():
+                self._backend.take_back(flight.chunk_id, unstarted)
+        self._backend.forget(call.work)
+        call.finish(error)
+        self._owing[call] = None
+
+    # What to do next
+
+    def _leave_letter(self, letter: Callable[[], object]) -> None:
+        """Have something done under the lock, soon, without waiting for it.
+
+        A garbage collector may call this in a thread that has the lock. Who has it looks for letters after
+        giving it back; who leaves one looks whether the lock is free after that. So one of them finds it.
+        """
+        if self._inherited:
+            return
+        self._letters.append(letter)
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+            self._advance()
+
+    def _advance(self, *, resolve: bool = True) -> None:
+        """Carry out steps and read letters until there is nothing to do.
+
+        Without `resolve`, callbacks that are due because of others' facts are left to those who brought them:
+        who submits, perhaps with a lock of his own in hand, must not run them.
+        """
+        while True:
+            owing: dict[Call, None] = {}
+            with self._lock:
+                resolve = resolve or bool(self._letters)
+                while self._letters:
+                    self._letters.popleft()()
+                steps = self._decide()
+                if resolve:
+                    owing, self._owing = self._owing, owing
+                close = self._closing and not self._calls and not self._closed.is_set()
+                if close:
+                    self._closed.set()
+            for call, flight in steps:
+                self._carry(call, flight)
+            for call in owing:
+                call.resolve()
+            if close:
+                self._close_backend()
+            if not self._letters:
+                return
+
+    def _decide(self) -> list[tuple[Call, Flight]]:
+        """Give every worker that has room something to do; an idle one, half of what a busy one has left."""
+        steps: list[tuple[Call, Flight]] = []
+        for call in self._calls:
+            if call.scheduler.has_work:
+                break
+        else:
+            return steps
+        now = monotonic()
+        for load in range(self._backend.depth):
+            room = self._room[load]
+            while room:
+                worker = next(reversed(room))  # the last to become idle is warm, and the first to be reused
+                step = self._next_step(worker, now)
+                if step is None and load == 0 and self._fetch_back(now):
+                    step = self._next_step(worker, now)
+                if step is None:
+                    break
+                steps.append(step)
+                self._reload(worker, +1)
+        return steps
+
+    def _next_step(self, worker: Hashable, now: float) -> tuple[Call, Flight] | None:
+        for call in self._calls:
+            if not call.scheduler.waiting:
+                continue
+            flight = call.scheduler.next_chunk(worker, now, can_give_back=self._backend.can_give_back)
+            if flight is not None:
+                del self._calls[call]  # to the end of the line
+                self._calls[call] = None
+                self._flights[flight.chunk_id] = call, worker
+                return call, flight
+        return None
+
+    def _fetch_back(self, now: float) -> bool:
+        """Take back a part of the chunk that will end last; whether anything came."""
+        for call in self._calls:
+            while (victim := call.scheduler.next_victim()) is not None:
+                # A worker with one chunk has started it, or will at once.
+                cut = half if self._load.get(victim.worker, 0) > 1 else half_but_first
+                keeps = self._backend.take_back(victim.chunk_id, cut)
+                if keeps is not None and victim.chunk.start + keeps < victim.chunk.stop:
+                    call.scheduler.receive(GivenBack(victim.chunk_id, victim.chunk.start + keeps), now)
+                    return True
+        return False
+
+    def _carry(self, call: Call, flight: Flight) -> None:
+        """Send a chunk on its way, without the lock: slicing and pickling may run the user's code."""
+        chunk = flight.chunk
+        if len(chunk.source) < chunk.stop - chunk.base:
+            shrunk = RuntimeError("the input became shorter while it was mapped over; pass a copy of it")
+            self._post(Rejected(flight.chunk_id, dict.fromkeys(range(chunk.start, chunk.stop), shrunk)))
+            return
+        parcel = call.carry(flight) if call in self._calls else None
+        if parcel is None:
+            skipped = Outcomes(chunk.start, chunk.stop, [None] * len(chunk))
+            self._post(Settled(flight.chunk_id, skipped, 0.0, last=True))
+            return
+        work, chunk = parcel
+        if work.task_timeout is not None and not work.is_async:
+            self._watch(flight, work, monotonic() + work.task_timeout)
+        self._backend.submit(flight.worker, flight.chunk_id, work, chunk)
+
+    # Time limits
+
+    def _watch(self, flight: Flight, work: Work, when: float) -> None:
+        """Look, when an item of this flight could be over its time, whether one is."""
+        call_at(when, partial(self._check_time, flight, work))
+
+    def _check_time(self, flight: Flight, work: Work) -> None:
+        assert work.task_timeout is not None
+        if flight.chunk_id not in self._flights:
+            return
+        now = monotonic()
+        running = self._backend.running(flight.chunk_id)
+        started, since = (0, now) if running is None else running
+        if not started:
+            since = now
+        if since + work.task_timeout <= now:
+            self._backend.abandon(flight.worker, task_timeout_error(work, flight.chunk.start + started - 1))
+        else:
+            self._watch(flight, work, since + work.task_timeout)
+
+    # Book-keeping
+
+    def _reload(self, worker: Hashable, change: int) -> None:
+        load = self._load.get(worker)
+        if load is not None:
+            del self._room[load][worker]
+            self._load[worker] = load + change
+            self._room[load + change][worker] = None
+
+    def _count_workers(self) -> None:
+        for call in self._calls:
+            call.scheduler.workers = self.workers
+
+    def _close_backend(self) -> None:
+        if self._backend.can_abandon:
+            for worker in {worker for i, (call, worker) in self._flights.items() if self._is_left(i, call)}:
+                self._backend.abandon(worker, WorkerDied("its call was left"))
+        self._backend.close(kill=self._killed)
+
+    def _is_left(self, chunk_id: int, call: Call) -> bool:
+        """Whether a worker is in a chunk of a call that was left: nobody waits for it, nor for its worker."""
+        running = self._backend.running(chunk_id) if call.scheduler.stopped else None
+        return running is not None and running[0] > 0
+
+    def _begin_close(self, cancel: bool, kill: BaseException | None) -> None:
+        self._killed = self._killed or kill is not None
+        for call in list(self._calls):
+            if kill is not None:
+                self._end(call, kill, stop=True)
+                continue
+            for fact in call.shut_down(cancel=cancel):
+                self._tell(call, fact)
+            self._owing[call] = None
+
+    def disown(self) -> None:
+        """In a forked child: the workers, their pipes and the work are the parent's."""
+        self._inherited = True
+        self._lock = threading.Lock()
+        self._calls.clear()
+        self._backend.disown()
+
+    def _check_open(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+        if self._closing:
+            raise RuntimeError("cannot schedule new futures after shutdown; make a new Executor")
+
+    def _check_process(self) -> None:
+        if self._inherited:
+            raise RuntimeError(
+                "this Executor belongs to the parent process, from which this one was forked; "
+                "make a new Executor here"
+            )
+
+
+_in_backend = threading.local()
+"""The driver in whose backend's thread this is, as `driver`."""
+
+_drivers: weakref.WeakSet[Driver] = weakref.WeakSet()
+
+
+def _disown_all() -> None:
+    for driver in list(_drivers):
+        driver.disown()
+
+
+def open_drivers() -> list[Driver]:
+    """The drivers of this process that are not gone."""
+    return [driver for driver in list(_drivers) if not driver.inherited]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown_all)

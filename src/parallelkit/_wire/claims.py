@@ -1,0 +1,175 @@
+"""Claims in memory that the parent and one worker share.
+
+A worker process has a table of claims, one slot for each chunk it may hold. The worker takes items from
+the front of a slot, the parent takes the tail back, at once, even while the worker is inside a long item.
+The table also tells the parent, when the worker died, which items it had started.
+
+The lock of a slot is a record lock on the shared file. The kernel lets go of it when its holder dies, so a
+worker that is killed with the lock in its hand stops nobody.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from multiprocessing import reduction
+from time import monotonic, sleep
+from typing import Any
+
+from .._core.chunks import Cut
+
+__all__ = ["ClaimTable", "SharedClaim"]
+
+SLOTS = 16
+_WORDS = 3  # started, stop, since (microseconds)
+_BYTES = SLOTS * _WORDS * 8
+
+if os.name == "posix":
+    import fcntl
+
+    def _lock(fd: int, slot: int) -> None:
+        fcntl.lockf(fd, fcntl.LOCK_EX, 1, slot)
+
+    def _try_lock(fd: int, slot: int) -> None:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
+
+    def _unlock(fd: int, slot: int) -> None:
+        fcntl.lockf(fd, fcntl.LOCK_UN, 1, slot)
+else:  # pragma: no cover - Windows
+    import msvcrt
+
+    def _lock(fd: int, slot: int) -> None:
+        os.lseek(fd, slot, os.SEEK_SET)
+        msvcrt.locking(fd, msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined]
+
+    def _try_lock(fd: int, slot: int) -> None:
+        os.lseek(fd, slot, os.SEEK_SET)
+        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+
+    def _unlock(fd: int, slot: int) -> None:
+        os.lseek(fd, slot, os.SEEK_SET)
+        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
+
+
+class ClaimTable:
+    """The claims of one worker process. It travels to the worker when that is started, and only then."""
+
+    def __init__(self) -> None:
+        self._attach(_anonymous_file(_BYTES))
+
+    def _attach(self, fd: int) -> None:
+        self._fd = fd
+        self._map = mmap.mmap(fd, _BYTES)
+        self._words = memoryview(self._map).cast("q")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _attached, (reduction.DupFd(self._fd),)
+
+    # In the parent
+
+    def open(self, slot: int, items: int) -> None:
+        """Put a chunk into a slot, before it is sent."""
+        at = slot * _WORDS
+        self._words[at], self._words[at + 1], self._words[at + 2] = 0, items, 0
+
+    def started(self, slot: int) -> int:
+        """How many items of the chunk were started."""
+        return self._words[slot * _WORDS]
+
+    def died_reading(self, slot: int) -> bool:
+        """Whether the worker, if it is dead, took the chunk up and started nothing: reading it killed it."""
+        return not self.started(slot) and self._words[slot * _WORDS + 2] != 0
+
+    def since(self, slot: int) -> float:
+        """When the last were started (`time.monotonic` of this machine, seconds)."""
+        return self._words[slot * _WORDS + 2] / 1e6
+
+    def take_back(self, slot: int, cut: Cut) -> int | None:
+        """Shorten the chunk as `cut` says; return the number of items that stay.
+
+        None: the worker has the lock and does not give it back in time (it may have been stopped).
+        """
+        at = slot * _WORDS
+        for _ in range(50):
+            try:
+                _try_lock(self._fd, slot)
+                break
+            except OSError:
+                sleep(0.0001)
+        else:
+            return None
+        try:
+            started, stop = self._words[at], self._words[at + 1]
+            self._words[at + 1] = stop = cut(started, stop)
+            return stop
+        finally:
+            _unlock(self._fd, slot)
+
+    def close(self) -> None:
+        self._words.release()
+        self._map.close()
+        os.close(self._fd)
+
+    # In the worker
+
+    def take_up(self, slot: int) -> None:
+        """Note that the chunk is being read, which may run code of the user's, and end the process."""
+        self._words[slot * _WORDS + 2] = 1
+
+    def claim(self, slot: int, allowance: Allowance) -> SharedClaim:
+        return SharedClaim(self._fd, self._words, slot, allowance)
+
+
+class Allowance:
+    """How many more items a worker may start, before it is replaced; None for any number."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: int | None):
+        self.left = left
+
+
+class SharedClaim:
+    """The worker's side of one slot: see `parallelkit._worker.Claim`."""
+
+    __slots__ = ("_allowance", "_at", "_fd", "_slot", "_words")
+
+    def __init__(self, fd: int, words: memoryview[int], slot: int, allowance: Allowance):
+        self._fd = fd
+        self._words = words
+        self._slot = slot
+        self._at = slot * _WORDS
+        self._allowance = allowance
+
+    def take(self, items: int) -> int:
+        words, at = self._words, self._at
+        _lock(self._fd, self._slot)
+        try:
+            started, stop = words[at], words[at + 1]
+            taken = min(items, stop - started)
+            if self._allowance.left is not None:
+                taken = min(taken, self._allowance.left)
+                self._allowance.left -= taken
+            words[at] = started + taken
+            words[at + 2] = int(monotonic() * 1e6)
+            return taken
+        finally:
+            _unlock(self._fd, self._slot)
+
+
+def _attached(duplicate: Any) -> ClaimTable:
+    table = ClaimTable.__new__(ClaimTable)
+    table._attach(duplicate.detach())
+    return table
+
+
+def _anonymous_file(size: int) -> int:
+    """A file without a name: nothing is left of it when the last process that has it open is gone."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("parallelkit-claims", os.MFD_CLOEXEC)
+    else:  # pragma: no cover - not on Linux
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, size)
+    return fd

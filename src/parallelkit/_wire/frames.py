@@ -1,0 +1,174 @@
+"""Frames on a byte stream: a fixed head that can always be read, and two payloads that may not.
+
+    head     kind, flags, slot, number, first, second, seconds, sizes of the payloads
+    body     pickled work or values
+    extra    pickled items or failures
+
+What belongs to whom (the number of the chunk) stands in the head, outside of any pickle, so that a frame
+whose payload cannot be read still has an owner.
+
+One end does not wait: the parent's. What a pipe does not take at once it keeps, and writes when there is
+room. The worker's end waits.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import deque
+from enum import IntEnum
+from typing import NamedTuple
+
+__all__ = ["FUNCTION", "LAST", "ONCE", "UNRETRIABLE", "Frame", "FrameReader", "FrameWriter", "Kind"]
+
+_HEAD = struct.Struct("=BBHxxxxqqqdQQ")
+_READ_BYTES = 65536
+_JOIN_BYTES = 4096  # up to here copying is cheaper than writing in parts
+
+
+class Kind(IntEnum):
+    """What a frame says. First from the parent to a worker, then from a worker to the parent."""
+
+    CHUNK = 1  # number: chunk, first: key of the work, second: index of the first item; work?, items
+    FORGET = 2  # first: key of a work that will not be used any more
+    LEAVE = 3  # end in good order
+    READY = 10  # the initializer is through
+    BROKEN = 11  # the initializer raised; extra: the exception
+    SETTLED = 12  # number: chunk, first, second: items from, to; values, failures
+    REJECTED = 13  # number: chunk; extra: failures, on unpickling its work or items
+
+
+LAST = 1
+"""SETTLED: the worker is done with the chunk."""
+UNRETRIABLE = 2
+"""SETTLED: what failed cannot be tried again."""
+ONCE = 1
+"""CHUNK: the work comes with this chunk and for it alone."""
+FUNCTION = 2
+"""CHUNK: the work is a plain function, to be called with (args, kwargs)."""
+
+
+class Frame(NamedTuple):
+    kind: int
+    flags: int = 0
+    slot: int = 0
+    number: int = 0
+    first: int = 0
+    second: int = 0
+    seconds: float = 0.0
+    body: bytes = b""
+    extra: bytes = b""
+
+    def parts(self, slot: int, with_body: bool) -> list[bytes]:
+        """The bytes to write, one after the other; the slot is known last, and whether the body is needed."""
+        kind, flags, _, number, first, second, seconds, body, extra = self
+        if not with_body:
+            body = b""
+        head = _HEAD.pack(kind, flags, slot, number, first, second, seconds, len(body), len(extra))
+        return [head + body + extra] if len(body) + len(extra) < _JOIN_BYTES else [head, body, extra]
+
+
+class FrameReader:
+    """Reads frames from a file descriptor, which may be blocking or not."""
+
+    def __init__(self, fd: int):
+        self._fd = fd
+        self._buffer = bytearray()
+        self._rest: memoryview | None = None  # the unfilled end of a large frame's own buffer
+
+    def read(self) -> list[Frame]:
+        """Read once; return the frames that are complete now.
+
+        Raises:
+            EOFError: the other end is closed.
+            BlockingIOError: there is nothing to read, on a descriptor that does not wait.
+        """
+        if self._rest is not None:
+            got = os.readv(self._fd, [self._rest])
+            if not got:
+                raise EOFError
+            self._rest = self._rest[got:]
+            if len(self._rest):
+                return []
+            self._rest = None
+        else:
+            data = os.read(self._fd, _READ_BYTES)
+            if not data:
+                raise EOFError
+            self._buffer += data
+        return self._split()
+
+    def _split(self) -> list[Frame]:
+        frames: list[Frame] = []
+        buffer, start = self._buffer, 0
+        while len(buffer) - start >= _HEAD.size:
+            head = _HEAD.unpack_from(buffer, start)
+            body_size, extra_size = head[7:]
+            body = start + _HEAD.size
+            extra = body + body_size
+            end = extra + extra_size
+            if len(buffer) < end:
+                if end - start > _READ_BYTES:
+                    self._make_room(start, end - start)
+                    return frames
+                break
+            view = memoryview(buffer)
+            frames.append(Frame._make((*head[:7], bytes(view[body:extra]), bytes(view[extra:end]))))
+            view.release()
+            start = end
+        del buffer[:start]
+        return frames
+
+    def _make_room(self, start: int, size: int) -> None:
+        """Read the rest of a large frame straight into its place."""
+        whole = bytearray(size)
+        have = len(self._buffer) - start
+        whole[:have] = memoryview(self._buffer)[start:]
+        self._buffer = whole
+        self._rest = memoryview(whole)[have:]
+
+
+class FrameWriter:
+    """Writes frames to a file descriptor; one that does not wait may leave a backlog."""
+
+    def __init__(self, fd: int):
+        self._fd = fd
+        self._backlog: deque[memoryview] = deque()
+
+    def write(self, frame: Frame, slot: int = 0, *, with_body: bool = True) -> bool:
+        """Write a frame, or put it behind those that wait; whether nothing waits now."""
+        parts = frame.parts(slot, with_body)
+        if self._backlog:
+            self._backlog.extend(memoryview(part) for part in parts)
+            return False
+        try:
+            written = os.writev(self._fd, parts)
+        except BlockingIOError:
+            written = 0
+        if written == sum(map(len, parts)):
+            return True
+        self._backlog.extend(memoryview(part) for part in parts)
+        self._drop(written)
+        return self.flush()
+
+    @property
+    def waits(self) -> bool:
+        """Whether something waits to be written."""
+        return bool(self._backlog)
+
+    def flush(self) -> bool:
+        """Write what waits, as far as there is room; whether nothing waits now."""
+        while self._backlog:
+            try:
+                self._drop(os.writev(self._fd, [*self._backlog][:16]))
+            except BlockingIOError:
+                return False
+        return True
+
+    def _drop(self, written: int) -> None:
+        while written:
+            part = self._backlog.popleft()
+            if written < len(part):
+                self._backlog.appendleft(part[written:])
+                return
+            written -= len(part)

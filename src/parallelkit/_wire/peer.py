@@ -1,0 +1,311 @@
+"""The parent's side of one worker process."""
+
+from __future__ import annotations
+
+import os
+import select
+import selectors
+import threading
+from collections.abc import Hashable
+from contextlib import suppress
+from multiprocessing import process as processes
+from time import monotonic
+from typing import Any, Protocol
+
+from .._core.chunks import Chunk, Cut
+from .claims import SLOTS, ClaimTable
+from .frames import ONCE, Frame, FrameReader, FrameWriter, Kind
+
+__all__ = ["Owner", "Peer", "Selector"]
+
+
+class Selector(selectors.DefaultSelector):
+    """Waits for many descriptors, some of which may be left out for a while where there is epoll."""
+
+    _selector: Any  # the epoll object
+
+    can_pause = hasattr(select, "epoll")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open = True
+        self._woken, self._waker = os.pipe()
+        self.register(self._woken, selectors.EVENT_READ, lambda events: os.read(self._woken, 1))
+
+    def wake(self) -> None:
+        """Let `select` return, in whichever thread it waits."""
+        os.write(self._waker, b"x")
+
+    def disown(self) -> None:
+        """In a forked child: close our copies; what the parent watches stays."""
+        if self._open:
+            self.close()
+
+    def close(self) -> None:
+        self._open = False  # from here on, the numbers may be those of other files
+        super().close()
+        os.close(self._woken)
+        os.close(self._waker)
+
+    def pause(self, fd: int) -> None:
+        """Do not report this descriptor until `resume`."""
+        self._selector.modify(fd, 0)
+
+    def resume(self, fd: int, *, writing: bool) -> None:
+        """Report it again."""
+        self._selector.modify(fd, select.EPOLLIN | (select.EPOLLOUT if writing else 0))
+
+
+class Owner(Protocol):
+    """Who makes the processes, and is told what comes of them."""
+
+    def new_pipe(self) -> tuple[Any, Any]:
+        """Two connected ends, ours and the worker's."""
+        ...
+
+    def new_process(self, worker: Hashable, connection: Any, claims: ClaimTable) -> Any:
+        """A worker process, not started yet."""
+        ...
+
+    def on_frame(self, peer: Peer, frame: Frame) -> None:
+        """A worker has answered."""
+        ...
+
+    def on_death(self, peer: Peer, exitcode: int | None) -> None:
+        """A worker process has ended; all that it wrote has been read."""
+        ...
+
+
+class Peer:
+    """One worker process as the parent sees it: its socket, its claims, the chunks it has."""
+
+    def __init__(self, worker: Hashable, owner: Owner, selector: Selector):
+        self.worker = worker
+        self.ready = False
+        self.expendable = False  # its death is no news: it was told to go
+        self.given_up_for: Exception | None = None
+        self._owner = owner
+        self._selector = selector
+        self._lock = threading.Lock()
+        self._reading = threading.Lock()  # held by the one thread that reads answers and takes them in
+        self._gone = False
+        self._knows: set[int] = set()
+        self._chunks: dict[int, tuple[Chunk, int]] = {}  # by number: the chunk and its slot
+        self._settled: dict[int, int] = {}
+        self._free_slots = list(range(SLOTS))
+        self._claims = ClaimTable()
+        self._connection, theirs = owner.new_pipe()
+        try:
+            self.process = owner.new_process(worker, theirs, self._claims)
+            self.process.start()
+        except BaseException:
+            self._connection.close()
+            self._claims.close()
+            raise
+        finally:
+            theirs.close()
+        fd = self._connection.fileno()
+        os.set_blocking(fd, False)
+        self._reader = FrameReader(fd)
+        self._writer = FrameWriter(fd)
+        self._fd: int | None = fd
+        self._death = death_fd(self.process)
+        self._selector.register(fd, selectors.EVENT_READ, self._on_socket)
+        self._selector.register(self._death, selectors.EVENT_READ, self._on_death)
+        if selector.can_pause:
+            self._poll = select.poll()
+            self._poll.register(fd, select.POLLIN)
+            self._poll.register(self._death, select.POLLIN)
+
+    # Down
+
+    def send_chunk(self, frame: Frame, chunk: Chunk) -> None:
+        with self._lock:
+            if self._gone:
+                return  # the driver has heard of it, and takes the chunk for unstarted
+            slot = self._free_slots.pop()
+            self._claims.open(slot, len(chunk))
+            self._chunks[frame.number] = chunk, slot
+            known = frame.first in self._knows
+            if not frame.flags & ONCE:
+                self._knows.add(frame.first)
+            self._write(frame, slot, with_body=not known)
+
+    def forget(self, key: int) -> None:
+        with self._lock:
+            if key in self._knows:
+                self._knows.discard(key)
+                self._write(Frame(Kind.FORGET, first=key))
+
+    def leave(self) -> None:
+        self.expendable = True
+        with self._lock:
+            self._write(Frame(Kind.LEAVE))
+
+    def kill(self, reason: Exception | None) -> None:
+        self.expendable = True
+        self.given_up_for = reason
+        self.process.kill()
+
+    def disown(self) -> None:
+        """In a forked child: the worker must not take this process for its parent, nor wait for its end."""
+        if self._gone:
+            return
+        self._gone = True
+        self._fd = None
+        finalizer = self.process._popen.finalizer
+        self._connection.close()
+        self._claims.close()
+        everywhere: Any = processes
+        everywhere._children.discard(self.process)  # else it would be joined at exit, by one that cannot
+        if finalizer.still_active():
+            for fd in finalizer._args:
+                os.close(fd)
+
+    def _write(self, frame: Frame, slot: int = 0, *, with_body: bool = True) -> None:
+        if self._fd is None:
+            return
+        try:
+            if not self._writer.write(frame, slot, with_body=with_body):
+                self._selector.modify(self._fd, selectors.EVENT_READ | selectors.EVENT_WRITE, self._on_socket)
+        except OSError:
+            pass  # it is dying; its death is reported on its own
+
+    # Up, in the listening thread
+
+    def listen_here(self, chunk_id: int, timeout: float | None) -> bool:
+        """Read this worker's answers in the calling thread until the chunk has landed or time is over.
+
+        It saves the way from the listening thread to the one that waits, half of a short round trip.
+        """
+        if not self._selector.can_pause or not self._reading.acquire(blocking=False):
+            return False
+        try:
+            with self._lock:
+                if self._fd is None:
+                    return False
+                self._selector.pause(self._fd)
+            deadline = None if timeout is None else monotonic() + timeout
+            while chunk_id in self._chunks:
+                left = None if deadline is None else max(0.0, deadline - monotonic()) * 1000
+                ready = self._poll.poll(left)
+                if not ready or self._fd is None:
+                    break
+                if not self._read_or_kill() or any(fd == self._death for fd, _ in ready):
+                    break
+            return True
+        finally:
+            self._reading.release()
+            with self._lock:
+                if self._fd is not None:
+                    self._selector.resume(self._fd, writing=self._writer.waits)
+
+    def _read_or_kill(self) -> bool:
+        try:
+            return self._read()
+        except BaseException:  # Ctrl-C while an answer was half taken in: what is left of it is lost
+            self.kill(None)
+            raise
+
+    def _on_socket(self, events: int) -> None:
+        if events & selectors.EVENT_WRITE:
+            self._flush()
+        if events & selectors.EVENT_READ and self._reading.acquire(blocking=False):
+            try:
+                self._read()
+            finally:
+                self._reading.release()
+
+    def _flush(self) -> None:
+        with self._lock, suppress(OSError):
+            if self._fd is not None and self._writer.flush():
+                self._selector.modify(self._fd, selectors.EVENT_READ, self._on_socket)
+
+    def _read(self) -> bool:
+        """Read once, and pass on what came; whether there may be more."""
+        if self._fd is None:
+            return False
+        try:
+            frames = self._reader.read()
+        except BlockingIOError:
+            return False
+        except (EOFError, OSError):
+            self._close_socket()
+            return False
+        for frame in frames:
+            self.ready = True
+            self._owner.on_frame(self, frame)
+        return True
+
+    def _on_death(self, events: int) -> None:
+        with self._reading:  # who listens in our stead is woken by the same death, and lets go
+            while self._read():
+                pass
+            self._close_socket()
+        self._selector.unregister(self._death)
+        self.process.join()
+        exitcode = self.process.exitcode
+        with self._lock:
+            self._gone = True
+        if self._death != self.process.sentinel:
+            os.close(self._death)
+        self.process.close()
+        self._owner.on_death(self, exitcode)
+        self._claims.close()
+
+    def _close_socket(self) -> None:
+        with self._lock:
+            if self._fd is not None:
+                self._selector.unregister(self._fd)
+                self._connection.close()
+                self._fd = None
+
+    # The chunks it has
+
+    def land(self, chunk_id: int) -> Chunk:
+        with self._lock:
+            chunk, slot = self._chunks.pop(chunk_id)
+            self._settled.pop(chunk_id, None)
+            self._free_slots.append(slot)
+            return chunk
+
+    def note_settled(self, chunk_id: int, stop: int) -> None:
+        self._settled[chunk_id] = stop
+
+    def abandoned_chunks(self) -> tuple[dict[int, int], list[int]]:
+        """Of the chunks it died with: how many items of each were started; which have no outcome."""
+        claimed: dict[int, int] = {}
+        indices: list[int] = []
+        for chunk_id, (chunk, slot) in self._chunks.items():
+            started = len(chunk) if self._claims.died_reading(slot) else self._claims.started(slot)
+            claimed[chunk_id] = started
+            indices += range(self._settled.get(chunk_id, chunk.start), chunk.start + started)
+        return claimed, indices
+
+    def take_back(self, chunk_id: int, cut: Cut) -> int | None:
+        with self._lock:
+            if self._gone or chunk_id not in self._chunks:
+                return None
+            return self._claims.take_back(self._chunks[chunk_id][1], cut)
+
+    def running(self, chunk_id: int) -> tuple[int, float] | None:
+        with self._lock:
+            if self._gone or chunk_id not in self._chunks:
+                return None
+            slot = self._chunks[chunk_id][1]
+            return self._claims.started(slot), self._claims.since(slot)
+
+
+def death_fd(process: Any) -> int:
+    """A descriptor that becomes readable when the process has ended.
+
+    The sentinel of a forked or spawned process is a pipe that its own children inherit, and stays open
+    as long as one of them lives; a pidfd does not. With the fork server, the server holds the pipe.
+    """
+    if hasattr(os, "pidfd_open") and process._popen.method != "forkserver":
+        try:
+            return os.pidfd_open(process.pid)
+        except OSError:  # an old kernel
+            pass
+    sentinel: int = process.sentinel
+    return sentinel

@@ -1,0 +1,420 @@
+"""How things cross from the parent to a worker process and back.
+
+What can be imported on the far side goes by reference, with the plain pickle of the
+standard library. What cannot (all of `__main__`, lambdas, closures, local classes)
+goes by value: see `by_value`, which is imported on first need, as cloudpickle costs
+40 ms.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterable, Sequence, Set
+from operator import is_not
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+from ..errors import RemoteError, RemoteTraceback, SerializationError
+
+__all__ = [
+    "FunctionPickles",
+    "dumps",
+    "follow",
+    "loads",
+    "pack_exception",
+    "salvage",
+    "unpack_exception",
+    "unpicklable",
+]
+
+
+def dumps(obj: object, to_parent: bool = False) -> bytes:
+    """Pickle `obj`, by reference where that is enough, else by value.
+
+    `to_parent` is for a worker's answers: what the worker got from its parent's
+    `__main__` is then only named. Without it the answer is as good, only longer.
+
+    Raises what the pickler raises, unchanged.
+    """
+    pickled = dumps_by_reference(obj)
+    if pickled is not None:
+        return pickled
+    from .by_value import dumps_by_value
+
+    return dumps_by_value(obj, to_parent)
+
+
+loads: Callable[[bytes], Any] = pickle.loads
+
+
+def follow(parent: int) -> None:
+    """Say, in a worker, which process (its id) sends the work, where that is not `os.getppid()`.
+
+    Only the parent's shipments refresh the worker's `__main__`.
+    """
+    global _followed
+    _followed = parent
+
+
+def is_parent(sender: int) -> bool:
+    """Whether process `sender` is the one that sends the work."""
+    return sender == (os.getppid() if _followed is None else _followed)
+
+
+_followed: int | None = None
+
+
+def dumps_by_reference(obj: object) -> bytes | None:
+    """The plain pickle of `obj`, None where it fails or something in it must travel by value."""
+    try:
+        pickled = pickle.dumps(obj, 5)
+    except Exception:
+        return None
+    # A mention of a global holds the name of its module, "__main__" or "__mp_main__". These bytes may
+    # be there by chance, which costs time and nothing else.
+    if b"_main__" in pickled or ("cloudpickle" in sys.modules and _mentions_registered(pickled)):
+        return None
+    return pickled
+
+
+def _mentions_registered(pickled: bytes) -> bool:
+    registered = _registered_by_value()
+    return bool(registered) and any(name.encode() in pickled for name in registered)
+
+
+def _registered_by_value() -> Set[str]:
+    # Not cloudpickle's public call, which copies the set: this runs for every pickle. While another
+    # thread is importing cloudpickle, the set may not be there yet.
+    cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
+    registered: Set[str] = getattr(cloudpickle, "_PICKLE_BY_VALUE_MODULES", _NO_MODULES)
+    return registered
+
+
+_NO_MODULES: Set[str] = frozenset()
+
+
+def unpicklable(items: Sequence[object]) -> dict[int, Exception]:
+    """The offsets of the items that cannot be pickled, each with what `dumps` raises for it."""
+    failures: dict[int, Exception] = {}
+    for offset, item in enumerate(items):
+        try:
+            dumps(item)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as exc:
+            failures[offset] = as_exception(exc)
+    return failures
+
+
+def as_exception(exc: BaseException) -> Exception:
+    if isinstance(exc, Exception):
+        return exc
+    wrapped = SerializationError(
+        f"{type(exc).__name__} was raised while this was pickled or unpickled: {exc}"
+    )
+    wrapped.__cause__ = exc
+    return wrapped
+
+
+# ---------------------------------------------------------------- functions, pickled once
+
+
+class FunctionPickles:
+    """Pickles functions, each once as long as its pickled form is a true picture of it.
+
+    A function that travels by reference is known by its identity. One that travels
+    by value is kept only if everything that it can reach is either immutable or
+    watched: its code, defaults, closure and the globals that it names, and theirs.
+    All else (partials, bound methods, closures over lists, mutable globals) is pickled
+    at every call, under a new key.
+
+    Not safe for threads: the caller holds a lock. At most `keep` functions are held
+    (strongly), the ones used last.
+    """
+
+    def __init__(self, keep: int = 256):
+        self._keep = keep
+        self._entries: dict[int, _Entry] = {}
+        self._keys: set[int] = set()
+        self._retired: list[int] = []
+        self._registered: Set[str] = frozenset()
+
+    def of(self, function: Callable[..., Any]) -> tuple[int, bytes]:
+        """The key (unique in this process) and the pickle of `function`.
+
+        Raises what `dumps` raises.
+        """
+        if _registered_by_value() != self._registered:
+            self._forget_all()
+        entry = self._entries.pop(id(function), None)
+        if entry is not None and (entry.picture is None or entry.picture.is_true()):
+            self._entries[id(function)] = entry
+            return entry.key, entry.pickled
+        pickled, picture = _pickle_watched(function)
+        if entry is not None:
+            if (
+                entry.pickled == pickled and picture is not None
+            ):  # changed and restored, or no change that counts
+                self._entries[id(function)] = entry._replace(picture=picture)
+                return entry.key, pickled
+            self._retire(entry)
+        key = next(_keys)
+        if picture is not None or _is_reference(pickled):
+            self._remember(_Entry(function, key, pickled, picture))
+        return key, pickled
+
+    def keeps(self, key: int) -> bool:
+        """Whether `of` may give out `key` again; if not, it is its caller's to retire."""
+        return key in self._keys
+
+    def retired(self) -> list[int]:
+        """The kept keys that were given up since this was last asked."""
+        retired, self._retired = self._retired, []
+        return retired
+
+    def _remember(self, entry: _Entry) -> None:
+        self._entries[id(entry.function)] = entry
+        self._keys.add(entry.key)
+        if len(self._entries) > self._keep:
+            self._retire(self._entries.pop(next(iter(self._entries))))
+
+    def _retire(self, entry: _Entry) -> None:
+        self._keys.discard(entry.key)
+        self._retired.append(entry.key)
+
+    def _forget_all(self) -> None:
+        self._registered = frozenset(_registered_by_value())
+        for entry in self._entries.values():
+            self._retire(entry)
+        self._entries.clear()
+
+
+_keys = itertools.count()
+
+
+class _Entry(NamedTuple):
+    function: Callable[..., Any]  # held, so that its id stays its own
+    key: int
+    pickled: bytes
+    picture: _Picture | None  # None: by reference
+
+
+class _Absent:
+    """Stands for a global that is not there, in a snapshot."""
+
+
+class _Snapshot:
+    """One function as it was, to be compared by identity."""
+
+    def __init__(self, function: FunctionType, names: Iterable[str]):
+        """Raises ValueError if a cell of the closure is empty."""
+        self.function = function
+        self.code = function.__code__
+        self.defaults = function.__defaults__
+        self.keyword_defaults = list((function.__kwdefaults__ or {}).items())
+        self.annotations = list(function.__annotations__.items())
+        self.labels = _labels_of(function)
+        self.cells = [(cell, cell.cell_contents) for cell in function.__closure__ or ()]
+        namespace = function.__globals__
+        self.globals = [(name, namespace.get(name, _Absent)) for name in names]
+
+    def holds_still(self) -> bool:
+        """Whether the function itself carries nothing that may change inside."""
+        values = [*(self.defaults or ()), *(v for _, v in self.keyword_defaults), *(v for _, v in self.cells)]
+        return not self.function.__dict__ and all(map(_is_immutable, values))
+
+    def is_true(self) -> bool:
+        function = self.function
+        if (
+            function.__code__ is not self.code
+            or function.__defaults__ is not self.defaults
+            or function.__dict__
+        ):
+            return False
+        if not _same(function.__kwdefaults__, self.keyword_defaults):
+            return False
+        if self.annotations and not _same(function.__annotations__, self.annotations):
+            return False
+        if any(map(is_not, _labels_of(function), self.labels)):
+            return False
+        for cell, value in self.cells:
+            try:
+                if cell.cell_contents is not value:
+                    return False
+            except ValueError:  # emptied
+                return False
+        namespace = function.__globals__
+        return all(namespace.get(name, _Absent) is value for name, value in self.globals)
+
+
+class _Picture(NamedTuple):
+    snapshots: list[_Snapshot]
+    modules: int  # a function travels with the submodules that it uses, once they are imported
+
+    def is_true(self) -> bool:
+        return len(sys.modules) == self.modules and all(snapshot.is_true() for snapshot in self.snapshots)
+
+
+def _pickle_watched(function: Callable[..., Any]) -> tuple[bytes, _Picture | None]:
+    pickled = dumps_by_reference(function)
+    if pickled is not None:
+        return pickled, None
+    from .by_value import dumps_by_value
+
+    # The picture is taken before and checked after: another thread may rebind a global meanwhile.
+    picture = _picture_of(function) if isinstance(function, FunctionType) else None
+    pickled = dumps_by_value(function)
+    return pickled, picture if picture is not None and picture.is_true() else None
+
+
+def _picture_of(function: FunctionType) -> _Picture | None:
+    """A snapshot of each function by value that can be reached; None if something else may change unseen."""
+    from cloudpickle.cloudpickle import _extract_code_globals
+
+    picture = _Picture([], len(sys.modules))
+    reached = [function]
+    seen: set[FunctionType] = set()
+    while reached:
+        current = reached.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        try:
+            snapshot = _Snapshot(current, ("__package__", *_extract_code_globals(current.__code__)))
+        except ValueError:
+            return None
+        values = [value for _, value in snapshot.globals if not _is_still(value)]
+        if not snapshot.holds_still() or not all(isinstance(value, FunctionType) for value in values):
+            return None
+        picture.snapshots.append(snapshot)
+        reached += values
+    return picture
+
+
+def _labels_of(function: FunctionType) -> tuple[object, ...]:
+    return function.__name__, function.__qualname__, function.__module__, function.__doc__
+
+
+def _same(now: dict[str, Any] | None, then: list[tuple[str, Any]]) -> bool:
+    if not now:
+        return not then
+    return len(now) == len(then) and all(
+        name is old_name and value is old_value
+        for (name, value), (old_name, old_value) in zip(now.items(), then, strict=True)
+    )
+
+
+_SCALARS = frozenset({int, float, str, bytes, bool, complex, type(None)})
+
+
+def _is_immutable(value: object) -> bool:
+    return type(value) in _SCALARS or (type(value) is tuple and all(map(_is_immutable, value)))
+
+
+def _is_still(value: object) -> bool:
+    """Whether the far side's copy of this global stays true for as long as the global is this object."""
+    if value is _Absent or _is_immutable(value):
+        return True
+    if isinstance(value, ModuleType):
+        return sys.modules.get(value.__name__) is value and not _is_registered(value.__name__)
+    if not isinstance(value, (FunctionType, BuiltinFunctionType, type)):
+        return False
+    pickled = dumps_by_reference(value)
+    return pickled is not None and _is_reference(pickled)
+
+
+def _is_registered(module: str) -> bool:
+    return any(f"{module}.".startswith(f"{name}.") for name in _registered_by_value())
+
+
+def _is_reference(pickled: bytes) -> bool:
+    """Whether this pickle, of something callable, is no more than the mention of a global."""
+    # No pickle of a callable by value ends in these bytes: its last step is a call or a state.
+    return pickled.endswith(pickle.STACK_GLOBAL + pickle.MEMOIZE + pickle.STOP)
+
+
+# ---------------------------------------------------------------- lists that load in part
+
+
+def salvage(data: bytes) -> tuple[list[object], dict[int, Exception]]:
+    """Load the pickle of a list some of whose items break on loading.
+
+    Returns the list, with None for each broken item, and the exceptions by offset.
+    Raises SerializationError if nothing can be saved: the stream itself is damaged.
+    """
+    from . import salvaging
+
+    return salvaging.salvage(data)
+
+
+# ---------------------------------------------------------------- exceptions
+
+
+def pack_exception(exc: BaseException) -> tuple[str, str, str, bytes | None]:
+    """The (type, message, traceback, pickle or None) of any exception, whatever its class does."""
+    name, message = _type_name(exc), _message(exc)
+    return name, message, _traceback_text(exc) or f"{name}: {message}\n", _pickled_exception(exc)
+
+
+def unpack_exception(packed: tuple[str, str, str, bytes | None]) -> Exception:
+    """What to raise here for an exception that was packed in a worker.
+
+    The exception itself where it can be rebuilt, else a RemoteError; its `__cause__` is
+    a RemoteTraceback. For a SystemExit and the like, which would end more than one item
+    here, a RemoteError whose `__context__` is the original.
+    """
+    type_name, message, text, pickled = packed
+    original = None if pickled is None else _load_exception(pickled)
+    if isinstance(original, Exception):
+        error = original
+    else:
+        error = RemoteError(type_name, message)
+        error.__context__ = original
+    # Past the `__setattr__` of its class: an exception may be a frozen dataclass.
+    BaseException.__setattr__(error, "__cause__", RemoteTraceback(text))
+    return error
+
+
+def _type_name(exc: BaseException) -> str:
+    cls = type(exc)
+    try:
+        name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    except BaseException:
+        name = type.__repr__(cls)
+    return name
+
+
+def _message(exc: BaseException) -> str:
+    try:
+        return "".join((str(exc),))  # joined: an instance of a subclass of str becomes a str
+    except BaseException:
+        return "<its message could not be made>"
+
+
+def _traceback_text(exc: BaseException) -> str:
+    import traceback
+
+    try:
+        return "".join(traceback.format_exception(exc))
+    except BaseException:
+        return ""
+
+
+def _pickled_exception(exc: BaseException) -> bytes | None:
+    try:
+        pickled = dumps(exc, to_parent=True)
+    except BaseException:
+        return None
+    # A class whose __init__ takes other arguments than its `args` fails only on loading.
+    return None if _load_exception(pickled) is None else pickled
+
+
+def _load_exception(pickled: bytes) -> BaseException | None:
+    try:
+        loaded = loads(pickled)
+    except BaseException:
+        return None
+    return loaded if isinstance(loaded, BaseException) else None

@@ -1,0 +1,252 @@
+"""The main function of a worker process: reads chunks, runs them, answers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from types import ModuleType
+from typing import Any
+
+from .._core.outcome import Outcomes
+from .._work import Work
+from .._worker import Worker
+from ..errors import InitializerFailed, SerializationError
+from .claims import Allowance, ClaimTable
+from .frames import FUNCTION, LAST, ONCE, UNRETRIABLE, Frame, FrameReader, FrameWriter, Kind
+from .pickling import dumps, follow, loads, pack_exception, salvage, unpicklable
+
+__all__ = ["Portable", "WorkerName", "serve"]
+
+_LEAVE_MAIN_ALONE = (
+    "vars(__import__('multiprocessing.spawn', fromlist=['*']))"
+    ".update(_fixup_main_from_name=id, _fixup_main_from_path=id) or name"
+)
+
+
+class WorkerName(str):
+    """The name of a worker process, which keeps that process from importing the user's main module.
+
+    multiprocessing imports the main module in a process that it did not fork, which runs a script again
+    that has no main guard. The name is the first thing of ours that such a process reads. Reading it makes
+    the import do nothing; in that process alone, and whether or not parallelkit can be imported yet.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return eval, (_LEAVE_MAIN_ALONE, {"name": str(self)})
+
+
+class Portable:
+    """An object that travels to a worker as the worker starts, by value if need be.
+
+    Only then may locks, queues and shared arrays of multiprocessing travel.
+    """
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpacked, (dumps(self.value),)
+
+
+def _unpacked(pickled: bytes) -> Portable:
+    return Portable(loads(pickled))
+
+
+def serve(
+    connection: Connection,
+    claims: ClaimTable,
+    index: int,
+    parent: int,
+    initializer: bytes | None,
+    initargs: Portable,
+    finalizer: bytes | None,
+    max_tasks: int | None,
+    forked: bool,
+) -> None:
+    """Serve one parent until it says LEAVE, or is gone.
+
+    Args:
+        parent: its process id.
+        initializer, finalizer: pickled functions.
+        max_tasks: leave after this many items.
+        forked: this process is a copy of the parent, with its main module.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(
+            signal.SIG_UNBLOCK, {signal.SIGINT}
+        )  # see `_start_server` of the process backend
+    _leave_with_parent()
+    if not forked:
+        # Functions of the user's script live here, apart from the names that multiprocessing needs.
+        sys.modules["__main__"] = ModuleType("__main__")
+    follow(parent)
+
+    def initialize() -> object:
+        return None if initializer is None else loads(initializer)(*initargs.value)
+
+    def finalize() -> object:
+        return None if finalizer is None else loads(finalizer)()
+
+    worker = Worker(index, initialize, finalize)
+    server = _Server(connection.fileno(), claims, worker, Allowance(max_tasks))
+    try:
+        worker.enter()
+    except InitializerFailed as error:
+        server.answer(Frame(Kind.BROKEN, extra=dumps(pack_exception(error.__cause__ or error))))
+        return
+    server.answer(Frame(Kind.READY))
+    try:
+        server.run()
+    finally:
+        worker.leave()
+
+
+class _Server:
+    def __init__(self, fd: int, claims: ClaimTable, worker: Worker, allowance: Allowance):
+        self._reader = FrameReader(fd)
+        self._writer = FrameWriter(fd)
+        self._claims = claims
+        self._worker = worker
+        self._allowance = allowance
+        self._works: dict[int, Work] = {}
+        self._unreadable: dict[int, Exception] = {}
+
+    def run(self) -> None:
+        try:
+            while True:
+                for frame in self._reader.read():
+                    if frame.kind == Kind.LEAVE:
+                        return
+                    if frame.kind == Kind.FORGET:
+                        self._works.pop(frame.first, None)
+                        self._unreadable.pop(frame.first, None)
+                    else:
+                        self._run_chunk(frame)
+                        if self._allowance.left == 0:
+                            return
+                    del frame  # an idle worker keeps nothing of the user's alive
+        except (EOFError, ConnectionError):
+            return  # the parent is gone
+
+    def answer(self, frame: Frame) -> None:
+        self._writer.write(frame)
+
+    def _run_chunk(self, frame: Frame) -> None:
+        self._claims.take_up(frame.slot)
+        try:
+            work = self._work(frame)
+        except SerializationError as error:
+            self._reject(frame, {-1: error})  # of no item: of all
+            return
+        try:
+            items = loads(frame.extra)
+        except BaseException:
+            failures = self._failures_on_loading(frame)
+            self._reject(frame, failures)
+            return
+        claim = self._claims.claim(frame.slot, self._allowance)
+        self._worker.run(work, items, frame.second, claim, partial(self._report, frame.number))
+
+    def _work(self, frame: Frame) -> Work:
+        key = frame.first
+        if key in self._unreadable:
+            raise self._unreadable[key]
+        work = self._works.get(key)
+        if work is None:
+            try:
+                loaded = loads(frame.body)
+            except BaseException as error:
+                failure = SerializationError(
+                    f"the function could not be rebuilt in the worker: {type(error).__name__}: {error}"
+                )
+                failure.__cause__ = error
+                if not frame.flags & ONCE:
+                    self._unreadable[key] = failure
+                raise failure from error
+            work = Work(loaded, "call") if frame.flags & FUNCTION else loaded
+            if not frame.flags & ONCE:
+                self._works[key] = work
+        return work
+
+    def _failures_on_loading(self, frame: Frame) -> dict[int, Exception]:
+        try:
+            _, failures = salvage(frame.extra)
+        except SerializationError as error:
+            return {-1: error}
+        return {frame.second + offset: error for offset, error in failures.items()}
+
+    def _reject(self, frame: Frame, failures: dict[int, Exception]) -> None:
+        self.answer(Frame(Kind.REJECTED, number=frame.number, extra=_pack_failures(failures)))
+
+    def _report(self, number: int, outcomes: Outcomes, seconds: float, last: bool) -> None:
+        try:
+            values = dumps(outcomes.values, True)
+        except BaseException:
+            values = self._without_unpicklable(outcomes)
+        flags = (LAST if last else 0) | (0 if outcomes.retriable else UNRETRIABLE)
+        failures = _pack_failures(outcomes.failures) if outcomes.failures else b""
+        self.answer(
+            Frame(Kind.SETTLED, flags, 0, number, outcomes.start, outcomes.stop, seconds, values, failures)
+        )
+
+    def _without_unpicklable(self, outcomes: Outcomes) -> bytes:
+        """The values that can be pickled; the others become failures."""
+        for offset, error in unpicklable(outcomes.values).items():
+            value = outcomes.values[offset]
+            failure = SerializationError(
+                f"the result, of type {type(value).__qualname__}, cannot be pickled, so it cannot leave the "
+                f"worker: {type(error).__name__}: {error}"
+            )
+            failure.__cause__ = error
+            outcomes.failures[outcomes.start + offset] = failure
+            outcomes.values[offset] = None
+        return dumps(outcomes.values, True)
+
+
+def _pack_failures(failures: dict[int, Exception]) -> bytes:
+    return dumps([(index, pack_exception(error)) for index, error in failures.items()])
+
+
+def _leave_with_parent() -> None:
+    """See to it that this process ends when its parent does, whatever it is doing then.
+
+    The far end of the sentinel pipe is open in the parent alone, so it becomes readable when the parent
+    is gone, also by SIGKILL. On Linux the kernel can then send SIGKILL by itself, which ends a worker even
+    inside C code that never lets go of the GIL.
+    """
+    parent = parent_process()
+    if parent is None:
+        return
+    sentinel: Any = parent.sentinel
+    try:
+        import fcntl
+
+        fcntl.fcntl(sentinel, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+        if not _is_readable(sentinel):
+            return
+    except (ImportError, AttributeError, OSError):
+        pass
+    _watch(parent.join)
+
+
+def _is_readable(fd: int) -> bool:
+    import select
+
+    return bool(select.select([fd], [], [], 0)[0])
+
+
+def _watch(wait: Callable[[], object]) -> None:
+    def leave() -> None:
+        wait()
+        os._exit(1)
+
+    threading.Thread(target=leave, name="parallelkit-parent", daemon=True).start()

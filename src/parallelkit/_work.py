@@ -1,0 +1,153 @@
+"""What crosses to the far side, and how its outcomes come back: the words that backends and workers share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import starmap
+from time import monotonic
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, Literal, Protocol
+
+from ._core.chunks import Cut
+from ._core.fold import Combine
+from ._core.outcome import Outcomes
+from .errors import InitializerFailed, RemoteError, TaskTimeout
+
+__all__ = [
+    "Claim",
+    "LocalClaim",
+    "Report",
+    "Work",
+    "as_item_error",
+    "initializer_failed",
+    "task_timeout_error",
+]
+
+_CO_COROUTINE = 0x80  # inspect.CO_COROUTINE; importing inspect takes 10 ms
+
+
+class Work:
+    """What a call does with its items; this is what crosses to each worker once.
+
+    Attributes:
+        function: called with each item; None where the items are already the values.
+        style: how an item is passed: as it is, as positional arguments, or as (args, kwargs).
+        combine: for a reduce, the associative function of two values.
+        retries: a failed item may be tried again, so the others of its leaf must not be lost with it.
+        task_timeout: seconds that one item may take.
+        is_async: calling the function gives a coroutine to await.
+    """
+
+    __slots__ = ("combine", "function", "is_async", "retries", "style", "task_timeout")
+
+    def __init__(
+        self,
+        function: Callable[..., Any] | None,
+        style: Literal["map", "starmap", "call"] = "map",
+        combine: Combine | None = None,
+        retries: bool = False,
+        task_timeout: float | None = None,
+    ):
+        self.function = function
+        self.style = style
+        self.combine = combine
+        self.retries = retries
+        self.task_timeout = task_timeout
+        self.is_async = is_async(function)
+
+    def apply(self, items: Iterable[Any]) -> Iterator[Any]:
+        """The values of `items`, computed as they are asked for."""
+        function = self.function
+        if function is None:
+            return iter(items)
+        if self.style == "map":
+            return map(function, items)
+        if self.style == "starmap":
+            return starmap(function, items)
+        return (function(*args, **kwargs) for args, kwargs in items)
+
+    def apply_to(self, item: Any) -> Any:
+        """The value (for an async function, the coroutine) of one item."""
+        return next(self.apply((item,)))
+
+
+Report = Callable[[Outcomes, float, bool], None]
+"""Called with outcomes, the seconds they took, and whether they are the chunk's last."""
+
+
+class Claim(Protocol):
+    """The unstarted rest of a chunk, which its worker and the parent both take from."""
+
+    def take(self, items: int) -> int:
+        """The worker starts the next `items`, or as many as are left: how many."""
+        ...
+
+
+class LocalClaim:
+    """A claim between threads.
+
+    Attributes:
+        started: how many items of the chunk were started.
+        since: when the last run was started (`time.monotonic`, seconds).
+    """
+
+    __slots__ = ("_lock", "since", "started", "stop")
+
+    def __init__(self, items: int):
+        self._lock = threading.Lock()
+        self.started = 0
+        self.stop = items
+        self.since = 0.0
+
+    def take(self, items: int) -> int:
+        with self._lock:
+            taken = min(items, self.stop - self.started)
+            self.started += taken
+            self.since = monotonic()
+            return taken
+
+    def take_back(self, cut: Cut) -> int:
+        """Shorten the chunk as `cut` says; return the number of items that stay."""
+        with self._lock:
+            self.stop = cut(self.started, self.stop)
+            return self.stop
+
+
+def is_async(function: object) -> bool:
+    """Whether calling `function` gives a coroutine to await."""
+    if isinstance(function, FunctionType | BuiltinFunctionType) and not getattr(function, "__dict__", None):
+        code = getattr(function, "__code__", None)  # the plain case, which each submit asks for
+        return code is not None and bool(code.co_flags & _CO_COROUTINE)
+    from inspect import iscoroutinefunction  # 10 ms, for what is seldom
+
+    while isinstance(function, partial):
+        function = function.func
+    if iscoroutinefunction(function):
+        return True
+    return (
+        callable(function) and not isinstance(function, type) and iscoroutinefunction(type(function).__call__)
+    )
+
+
+def as_item_error(error: BaseException) -> Exception:
+    """What the caller sees of whatever an item raised: SystemExit and its like must not end his program."""
+    if isinstance(error, Exception):
+        return error
+    stand_in = RemoteError(type(error).__qualname__, str(error))
+    stand_in.__cause__ = error
+    return stand_in
+
+
+def task_timeout_error(work: Work, index: int) -> TaskTimeout:
+    return TaskTimeout(
+        f"item {index} ran longer than task_timeout={work.task_timeout} s; give it more time, or pass "
+        "return_exceptions=True to go on without it"
+    )
+
+
+def initializer_failed(error: Exception) -> InitializerFailed:
+    return InitializerFailed(
+        f"the initializer raised {type(error).__name__}: {error}; no worker can start, so nothing was run"
+    )

@@ -1,0 +1,374 @@
+"""Everything that runs on the far side, whatever the backend.
+
+A worker does not simply run its chunk: it claims the items in small runs, about 0.2 ms each, so that
+the tail of the chunk can be taken back while it runs. Inside a run the function is called at the speed
+of `map`. What has ended is reported when the chunk ends, and every 50 ms before that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator
+from contextvars import ContextVar
+from operator import length_hint
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from ._core.fold import Node, fold_run, join, leaf_size
+from ._core.outcome import Outcomes
+from ._work import (
+    Claim,
+    LocalClaim,
+    Report,
+    Work,
+    as_item_error,
+    initializer_failed,
+    task_timeout_error,
+)
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = [
+    "Claim",
+    "LocalClaim",
+    "Report",
+    "Work",
+    "Worker",
+    "as_item_error",
+    "current_worker",
+    "run_chunk",
+    "run_chunk_async",
+]
+
+RUN_SECONDS = 0.0002  # benchmarks/run_seconds.py
+"""The length of a run. What is inside one cannot be taken back; between two a claim costs 1 to 2 µs."""
+
+REPORT_SECONDS = 0.05
+"""What has ended is reported this often, so that a stream flows and a dying worker takes little with it."""
+
+LANES = 16
+"""Coroutines that one worker has in flight, on backends whose worker is a thread or a process."""
+
+_worker_index: ContextVar[int | None] = ContextVar("parallelkit_worker", default=None)
+
+
+def current_worker() -> int | None:
+    """The index of the worker that runs this code, 0 to max_workers - 1; None outside of a worker.
+
+    The index is stable: a worker that takes the place of one that died has the same.
+
+    >>> current_worker() is None
+    True
+    """
+    return _worker_index.get()
+
+
+def enter_worker(index: int) -> None:
+    """From now on, in this context, `current_worker()` is `index`."""
+    _worker_index.set(index)
+
+
+class Worker:
+    """What one worker owns: its index, the user's initializer and finalizer, its event loop.
+
+    Args:
+        index: what `current_worker()` says.
+        initialize: called once before the first chunk.
+        finalize: called once after the last.
+        let_through: what an item may raise through `run`, instead of failing: Ctrl-C in the caller's thread.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        initialize: Callable[[], object] | None = None,
+        finalize: Callable[[], object] | None = None,
+        let_through: type[BaseException] | tuple[()] = (),
+    ):
+        self._index = index
+        self._initialize = initialize
+        self._finalize = finalize
+        self._let_through = let_through
+        self._runner: asyncio.Runner | None = None
+        self._entered = False
+
+    def enter(self) -> None:
+        """Begin, in the thread that will run the chunks.
+
+        Raises:
+            InitializerFailed: from what the initializer raised.
+        """
+        if self._entered:
+            return
+        enter_worker(self._index)
+        if self._initialize is not None:
+            try:
+                self._call(self._initialize)
+            except self._let_through:
+                raise
+            except BaseException as error:
+                raise initializer_failed(as_item_error(error)) from error
+        self._entered = True
+
+    def run(self, work: Work, items: Any, start: int, claim: Claim, report: Report) -> None:
+        """Run a chunk, as `run_chunk` does; the coroutines of async functions in this worker's event loop."""
+        if not work.is_async:
+            run_chunk(work, items, start, claim, report, self._let_through)
+            return
+        self._await(run_chunk_async(work, items, start, claim, report))
+
+    def _call(self, function: Callable[[], Any]) -> None:
+        """Call a function of the user's that may be `async def`."""
+        result = function()
+        if isinstance(result, Coroutine):
+            self._await(result)
+
+    def _await(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        if self._runner is None:
+            from asyncio import Runner  # 35 ms; only workers that run coroutines pay it
+
+            self._runner = Runner()
+        self._runner.run(coroutine)
+
+    def leave(self) -> None:
+        """End: call the finalizer, close the event loop."""
+        entered, self._entered = self._entered, False
+        try:
+            if entered and self._finalize is not None:
+                self._call(self._finalize)
+        finally:
+            if self._runner is not None:
+                self._runner.close()
+
+
+def run_chunk(
+    work: Work,
+    items: Any,
+    start: int,
+    claim: Claim,
+    report: Report,
+    let_through: type[BaseException] | tuple[()] = (),
+) -> None:
+    """Run the items of a chunk until its claim is spent, reporting as it goes.
+
+    Args:
+        items: the chunk's items, sliceable; the first is number `start` of the input.
+        let_through: what ends the run and is raised here, not reported as an item's error.
+    """
+    begun = reported = perf_counter()
+
+    def report_failure(outcomes: Outcomes) -> None:
+        report(outcomes, 0.0, False)  # at once, not when the run or the chunk ends: it may end the call
+
+    kind = _MapRun if work.combine is None else _FoldRun
+    run = kind(work, start, report_failure, let_through)
+    run_items = 1
+    stop = start + len(items)
+    while run.stop < stop and (taken := claim.take(run.fitting(run_items))):
+        offset = run.stop - start
+        run.over(items[offset : offset + taken])
+        now = perf_counter()
+        if work.task_timeout is None:
+            run_items = max(1, min(16 * taken, int(taken * RUN_SECONDS / (now - begun + 1e-9))))
+        if now - reported > REPORT_SECONDS or work.task_timeout is not None:
+            report(run.flush(), now - reported, False)
+            reported = now
+        begun = now
+    report(run.flush(), perf_counter() - reported, True)
+
+
+class _MapRun:
+    """The values of consecutive items, collected over the runs of a chunk."""
+
+    def __init__(
+        self,
+        work: Work,
+        start: int,
+        report_failure: Callable[[Outcomes], None],
+        let_through: type[BaseException] | tuple[()],
+    ):
+        self._work = work
+        self._report_failure = report_failure
+        self._let_through = let_through
+        self._start = self.stop = start
+        self._values: list[Any] = []
+        self._failures: dict[int, Exception] = {}
+
+    def fitting(self, items: int) -> int:
+        """How many items to run next, where about so many are wanted."""
+        return items
+
+    def over(self, items: Any) -> None:
+        """Run the next items."""
+        todo = iter(items)
+        stop = self.stop + len(items)
+        while self.stop < stop:
+            values = self._values
+            error: BaseException
+            try:
+                # extend() keeps the values that came before an exception, so their number tells the item.
+                values.extend(self._work.apply(todo))
+                self.stop = self._start + len(values)
+                if self.stop == stop:
+                    break
+                error = RuntimeError("the function raised StopIteration")  # map() took it for the end
+            except self._let_through:
+                raise
+            except BaseException as caught:
+                error = caught
+            self._failures[self._start + len(values)] = as_item_error(error)
+            values.append(None)
+            self.stop = self._start + len(values)
+            self._report_failure(self.flush())
+
+    def flush(self) -> Outcomes:
+        """What was not reported yet."""
+        outcomes = Outcomes(self._start, self.stop, self._values, self._failures)
+        self._start, self._values, self._failures = self.stop, [], {}
+        return outcomes
+
+
+class _FoldRun:
+    """The fold nodes of consecutive items, collected over the runs of a chunk."""
+
+    def __init__(
+        self,
+        work: Work,
+        start: int,
+        report_failure: Callable[[Outcomes], None],
+        let_through: type[BaseException] | tuple[()],
+    ):
+        assert work.combine is not None
+        self._work = work
+        self._combine = work.combine
+        self._report_failure = report_failure
+        self._let_through = let_through
+        self._start = self.stop = start
+        self._nodes: list[Node] = []
+
+    def fitting(self, items: int) -> int:
+        """How many items to run next, where about so many are wanted: whole leaves, if they are many."""
+        size = leaf_size(self.stop)
+        return items - (self.stop + items) % size if items > size else items
+
+    def over(self, items: Any) -> None:
+        """Run the next items."""
+        if not self._work.retries:
+            self._fold(items, _Counted(self._work))
+            return
+        # Items that fail and are tried again must leave the values beside them whole: map first, then fold.
+        run = _MapRun(self._work, self.stop, self._fold_mapped, self._let_through)
+        run.over(items)
+        self._fold_mapped(run.flush())
+
+    def _fold_mapped(self, mapped: Outcomes) -> None:
+        """Fold values; only the last of them may be missing, for its item failed."""
+        (failed,) = mapped.failures or (mapped.stop,)
+        self._fold(mapped.values[: failed - mapped.start], _Counted(Work(None)))
+        if failed < mapped.stop:
+            self._report_failure(self.flush())
+            self._report_failure(Outcomes.all_failed(failed, mapped.stop, mapped.failures[failed]))
+            self._start = self.stop = mapped.stop
+
+    def _fold(self, items: Any, mapped: _Counted) -> None:
+        begin, self.stop = self.stop, self.stop + len(items)
+        try:
+            join(self._combine, self._nodes, fold_run(self._combine, begin, items, mapped))
+        except self._let_through:
+            raise
+        except BaseException as error:
+            # Values were combined half-way, so the items of this stretch can neither be used nor tried again.
+            failed = begin + max(0, mapped.started - 1)
+            stretch = Outcomes(self._start, self.stop, [], {failed: as_item_error(error)}, retriable=False)
+            self._start, self._nodes = self.stop, []
+            self._report_failure(stretch)
+
+    def flush(self) -> Outcomes:
+        """What was not reported yet."""
+        outcomes = Outcomes(self._start, self.stop, self._nodes)
+        self._start, self._nodes = self.stop, []
+        return outcomes
+
+
+class _Counted:
+    """Maps stretches of items one after the other, and knows how many were started."""
+
+    def __init__(self, work: Work):
+        self._work = work
+        self._before = 0
+        self._todo: Iterator[Any] = iter(())
+        self._length = 0
+
+    def __call__(self, items: Any) -> Iterator[Any]:
+        self._before += self._length
+        self._todo, self._length = iter(items), len(items)
+        return self._work.apply(self._todo)
+
+    @property
+    def started(self) -> int:
+        return self._before + self._length - length_hint(self._todo)
+
+
+async def run_chunk_async(
+    work: Work, items: Any, start: int, claim: Claim, report: Report, lanes: int = LANES
+) -> None:
+    """Await the coroutines of a chunk's items, at most `lanes` of them in flight, until its claim is spent.
+
+    Outcomes are reported in the order of the items: when the chunk ends, and every 50 ms before that.
+    """
+    import asyncio  # 35 ms; only workers that run coroutines pay it
+
+    ended: dict[int, Any] = {}
+    failures: dict[int, Exception] = {}
+    position = settled = start
+    reported = perf_counter()
+
+    def flush(stop: int, now: float, last: bool) -> None:
+        nonlocal settled, reported
+        values = [ended.pop(index) for index in range(settled, stop)]
+        failed = {index: failures.pop(index) for index in range(settled, stop) if index in failures}
+        outcomes = Outcomes(settled, stop, values, failed)
+        if work.combine is not None:
+            outcomes = _uncombined(outcomes, report)
+        report(outcomes, now - reported, last)
+        settled, reported = stop, now
+
+    async def lane() -> None:
+        nonlocal position
+        while claim.take(1):
+            index, position = position, position + 1
+            limit = asyncio.timeout(work.task_timeout)
+            try:
+                async with limit:
+                    ended[index] = await work.apply_to(items[index - start])
+            except BaseException as error:
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    raise  # the backend is closing
+                timed_out = isinstance(error, TimeoutError) and limit.expired()
+                ended[index] = None
+                failures[index] = task_timeout_error(work, index) if timed_out else as_item_error(error)
+            if (now := perf_counter()) - reported > REPORT_SECONDS or index in failures:
+                flush(next(i for i in range(settled, position + 1) if i not in ended), now, last=False)
+
+    await (lane() if lanes == 1 else asyncio.gather(*[lane() for _ in range(min(lanes, len(items)))]))
+    flush(position, perf_counter(), last=True)
+
+
+def _uncombined(outcomes: Outcomes, report: Report) -> Outcomes:
+    """Values as fold nodes of one item each: awaiting is what these items cost, not combining.
+
+    Nodes cannot step over items that failed, so what lies before such an item is reported at once.
+    """
+    *before, rest = [*outcomes.without(set(outcomes.failures)), Outcomes(outcomes.stop, outcomes.stop, [])]
+    if before and not outcomes.failures:
+        rest = before.pop()
+    for piece in before:
+        report(Outcomes(piece.start, piece.stop, _nodes(piece)), 0.0, False)
+    for index, error in outcomes.failures.items():
+        report(Outcomes.all_failed(index, index + 1, error), 0.0, False)
+    return Outcomes(rest.start, rest.stop, _nodes(rest))
+
+
+def _nodes(outcomes: Outcomes) -> list[Any]:
+    return [Node(index, index + 1, value) for index, value in enumerate(outcomes.values, outcomes.start)]

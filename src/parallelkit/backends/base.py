@@ -1,0 +1,130 @@
+"""What a backend is: workers that take chunks, and a way to answer.
+
+A backend must be able to carry a chunk to a worker and to report what became of it. All else has a
+default that fits workers which are far away, share no memory and cannot give work back.
+
+What a backend reports, it passes to `post`, from any thread:
+
+    Settled        items of a chunk ended (from `_core.scheduler`)
+    Rejected       a chunk could not travel
+    WorkerJoined   a worker can take chunks: at the start, and whenever one comes
+    WorkerLeft     a worker is gone, with the chunks it had
+    Broken         no worker can be had any more
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping
+from typing import NamedTuple
+
+from .._core.chunks import Chunk, Cut
+from .._core.scheduler import Rejected, Settled
+from .._work import Work
+from .._worker import LANES
+from ..cpus import cpu_count
+
+__all__ = ["Backend", "Broken", "Event", "Post", "Rejected", "Settled", "WorkerJoined", "WorkerLeft"]
+
+
+class WorkerJoined(NamedTuple):
+    """A worker, by any hashable name, can take chunks. It need not be running yet."""
+
+    worker: Hashable
+
+
+class WorkerLeft(NamedTuple):
+    """A worker is gone.
+
+    `claimed` says, of the chunks it had, how many items of each were started; those without an outcome
+    fail with `error`, the others are handed out again. Of a chunk that is not named, none was started.
+    None for the whole says that it is not known: all may have been started.
+    """
+
+    worker: Hashable
+    error: Exception
+    claimed: Mapping[int, int] | None = None
+
+
+class Broken(NamedTuple):
+    """Nothing more can run: every call ends with `error`, or with a copy of it."""
+
+    error: Exception
+
+
+Event = Settled | Rejected | WorkerJoined | WorkerLeft | Broken
+Post = Callable[[Event], None]
+
+
+class Backend(ABC):
+    """A place where chunks run. `start`, `submit` and `close` are enough.
+
+    Attributes:
+        depth: chunks that a worker holds at once: the one it runs and those that wait behind it.
+        can_give_back: `take_back` works, so that chunks may be large and their tails fetched back.
+        can_abandon: `abandon` works, so that plain functions can have a time limit.
+        lanes: coroutines of an async function that a worker has in flight.
+        eager: chunks run on while the caller does something else; False where they run in his thread.
+    """
+
+    depth: int = 1
+    can_give_back: bool = False
+    can_abandon: bool = False
+    lanes: int = LANES
+    eager: bool = True
+
+    @classmethod
+    def default_workers(cls) -> int:
+        """The number of workers where the user names none."""
+        return cpu_count()
+
+    @abstractmethod
+    def start(self, post: Post) -> None:
+        """Called once, before all else: report `WorkerJoined` for each worker there is."""
+
+    @abstractmethod
+    def submit(self, worker: Hashable, chunk_id: int, work: Work, chunk: Chunk) -> None:
+        """Carry a chunk to a worker that has joined. Does not wait, does not raise: it reports.
+
+        Every chunk must be reported: settled with `last`, rejected, or with its worker left.
+        """
+
+    @abstractmethod
+    def close(self, *, kill: bool = False) -> None:
+        """Let the workers go: when they have ended what they run, or with `kill` at once. Does not wait."""
+
+    def disown(self) -> None:  # noqa: B027 - most have nothing to do
+        """In a forked child: let go of what this process inherited, without touching what is the parent's."""
+
+    def join(self, timeout: float | None = None) -> None:  # noqa: B027 - most have nothing to wait for
+        """Wait until nothing of this backend is left (threads, processes), at most `timeout` seconds."""
+
+    def take_back(self, chunk_id: int, cut: Cut) -> int | None:
+        """Shorten a chunk as `cut` says; return the number of items that stay.
+
+        With the cut `unstarted` the chunk's call is over, and nobody waits for the items that run.
+        Called while the driver holds its lock, so it does not wait for a worker. None: cannot be said.
+        """
+        return None
+
+    def forget(self, work: Work) -> None:  # noqa: B027 - most keep nothing
+        """No chunk of this work will come any more."""
+
+    def help(self, chunk_id: int, timeout: float | None) -> bool:
+        """Called by a thread that waits for this chunk, and may do the backend's waiting in its stead.
+
+        Returns:
+            Whether it did, for as long as it made sense; else the caller waits in his own way.
+        """
+        return False
+
+    def running(self, chunk_id: int) -> tuple[int, float] | None:
+        """How many items of a chunk were started, and when the last (`time.monotonic`); None if not known."""
+        return None
+
+    def abandon(self, worker: Hashable, error: Exception) -> None:
+        """Give up a worker that is stuck in an item: report `WorkerLeft` with `error`, perhaps a new one.
+
+        Called only where `can_abandon`.
+        """
+        raise NotImplementedError

@@ -1,0 +1,423 @@
+"""Workers that are processes: for work that computes.
+
+Each worker is a `multiprocessing.Process` with a socket pair of its own, over which chunks go down and
+outcomes come up in frames (see `_wire.frames`), and a table of claims in shared memory. One thread of the
+parent, started with the first worker, reads all answers and learns of all deaths.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Hashable
+from functools import partial
+from itertools import count
+from multiprocessing import forkserver, resource_tracker
+from typing import TYPE_CHECKING, Any
+
+from .._core.chunks import Chunk, Cut
+from .._core.outcome import Outcomes
+from .._core.scheduler import Rejected, Settled
+from .._wire.claims import ClaimTable
+from .._wire.frames import FUNCTION, LAST, ONCE, UNRETRIABLE, Frame, Kind
+from .._wire.peer import Peer, Selector
+from .._wire.pickling import FunctionPickles, dumps, loads, salvage, unpack_exception, unpicklable
+from .._wire.serving import Portable, WorkerName, serve
+from .._work import Work, as_item_error, initializer_failed
+from ..errors import InitializerFailed, SerializationError, WorkerDied
+from .base import Backend, Broken, Post, WorkerJoined, WorkerLeft
+
+if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
+
+__all__ = ["ProcessBackend"]
+
+START_ATTEMPTS = 3
+"""So many workers in a row may die before they are ready; then no more are started."""
+
+
+class ProcessBackend(Backend):
+    """Processes, each started by the first chunk it gets, and replaced under the same index when it dies."""
+
+    depth = 2
+    can_give_back = True
+    can_abandon = True
+
+    def __init__(
+        self,
+        max_workers: int,
+        *,
+        mp_context: BaseContext | str | None = None,
+        initializer: partial[object] | None = None,
+        finalizer: Callable[[], object] | None = None,
+        max_tasks_per_child: int | None = None,
+    ):
+        self._max_workers = max_workers
+        self._context: Any = start_context(mp_context)
+        self._server_signals = self._context.get_start_method() == "forkserver" and hasattr(
+            signal, "pthread_sigmask"
+        )
+        self._initializer = initializer
+        self._finalizer = finalizer
+        self._max_tasks = max_tasks_per_child
+        self._selector = Selector()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._peers: dict[Hashable, Peer] = {}
+        self._carriers: dict[int, Peer] = {}  # by number of chunk
+        self._pickling = threading.Lock()
+        self._functions = FunctionPickles()
+        self._works: dict[int, tuple[int, bytes]] = {}  # by id() of the work, which its call keeps alive
+        self._work_keys = count(-1, -1).__next__  # below zero: those above are of functions
+        self._failed_starts = 0
+        self._closed = False
+
+    def start(self, post: Post) -> None:
+        self._post = post
+        for index in range(self._max_workers):
+            post(WorkerJoined(index))
+
+    # Down
+
+    def submit(self, worker: Hashable, chunk_id: int, work: Work, chunk: Chunk) -> None:
+        try:
+            frame = self._pack(chunk_id, work, chunk)
+        except _Unpicklable as unpicklable:
+            self._post(Rejected(chunk_id, unpicklable.failures))
+            return
+        peer = self._peers.get(worker)
+        if peer is None:
+            try:
+                peer = self._start(worker)
+            except Exception as error:
+                self._post(Broken(_start_failed(error)))
+                return
+        self._carriers[chunk_id] = peer
+        peer.send_chunk(frame, chunk)
+
+    def _pack(self, chunk_id: int, work: Work, chunk: Chunk) -> Frame:
+        flags = 0
+        try:
+            with self._pickling:
+                if work.style == "call":
+                    assert work.function is not None
+                    flags = FUNCTION
+                    key, body = self._functions.of(work.function)
+                    if not self._functions.keeps(key):
+                        flags |= ONCE
+                    retired = self._functions.retired()
+                else:
+                    key, body = self._pickled(work)
+                    retired = []
+        except Exception as error:
+            failure = SerializationError(f"the function cannot be pickled: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+            raise _Unpicklable(dict.fromkeys(range(chunk.start, chunk.stop), failure)) from error
+        for old in retired:
+            self._tell_all_to_forget(old)
+        items = chunk.items
+        try:
+            extra = dumps(items)
+        except Exception as error:
+            failures = {chunk.start + offset: cause for offset, cause in unpicklable(items).items()}
+            raise _Unpicklable(
+                {index: _item_failed(cause) for index, cause in failures.items()}
+                or dict.fromkeys(range(chunk.start, chunk.stop), _item_failed(error))
+            ) from error
+        return Frame(Kind.CHUNK, flags, 0, chunk_id, key, chunk.start, 0.0, body, extra)
+
+    def _pickled(self, work: Work) -> tuple[int, bytes]:
+        known = self._works.get(id(work))
+        if known is None:
+            known = self._works[id(work)] = self._work_keys(), dumps(work)
+        return known
+
+    def _start(self, worker: Hashable) -> Peer:
+        with self._starting:
+            peer = self._peers.get(worker)
+            if peer is None:
+                if self._closed:
+                    raise RuntimeError("the executor is closed")
+                if self._server_signals:
+                    _start_server()
+                peer = self._peers[worker] = Peer(worker, self, self._selector)
+                if self._thread is None:
+                    # Not joined at interpreter exit: close() and join() are called there in time.
+                    thread = threading.Thread(target=self._listen, name="parallelkit-answers", daemon=True)
+                    thread.start()
+                    self._thread = thread  # not before: Ctrl-C may fall in between
+            return peer
+
+    def new_pipe(self) -> tuple[Any, Any]:
+        ours, theirs = self._context.Pipe()
+        return ours, theirs
+
+    def new_process(self, worker: Hashable, connection: Any, claims: ClaimTable) -> Any:
+        """A worker process, not started yet."""
+        function: bytes | None = None
+        arguments: tuple[Any, ...] = ()
+        if self._initializer is not None:
+            # By value also to a forked worker, which has the function but must see whose globals it sets.
+            function, arguments = dumps(self._initializer.func), self._initializer.args
+        return self._context.Process(
+            target=serve,
+            args=(
+                connection,
+                claims,
+                worker,
+                os.getpid(),
+                function,
+                Portable(arguments),
+                None if self._finalizer is None else dumps(self._finalizer),
+                self._max_tasks,
+                self._context.get_start_method() == "fork",
+            ),
+            name=WorkerName(f"parallelkit-{worker}"),
+        )
+
+    # Up
+
+    def _listen(self) -> None:
+        """The thread that reads answers and learns of deaths."""
+        while self._peers or not self._closed:
+            for key, events in self._selector.select():
+                key.data(events)
+        with self._starting:
+            self._selector.close()
+
+    def on_frame(self, peer: Peer, frame: Frame) -> None:
+        if frame.kind == Kind.SETTLED:
+            outcomes = _read_outcomes(frame)
+            if frame.flags & LAST:
+                self._land(peer, frame.number)
+            else:
+                peer.note_settled(frame.number, frame.second)
+            self._post(Settled(frame.number, outcomes, frame.seconds, bool(frame.flags & LAST)))
+        elif frame.kind == Kind.REJECTED:
+            chunk = self._land(peer, frame.number)
+            failures = _read_failures(frame)
+            if -1 in failures:
+                failures = dict.fromkeys(range(chunk.start, chunk.stop), failures[-1])
+            self._post(Rejected(frame.number, failures))
+        elif frame.kind == Kind.READY:
+            self._failed_starts = 0
+        elif frame.kind == Kind.BROKEN:
+            cause = unpack_exception(loads(frame.extra))
+            error = initializer_failed(cause)
+            error.__cause__ = cause
+            self._post(Broken(error))
+
+    def on_death(self, peer: Peer, exitcode: int | None) -> None:
+        """A worker process has ended, all that it wrote has been read."""
+        del self._peers[peer.worker]
+        claimed, indices = peer.abandoned_chunks()
+        for chunk_id in claimed:
+            self._carriers.pop(chunk_id, None)
+        if not peer.ready and not peer.expendable:
+            self._failed_starts += 1
+            if self._failed_starts >= START_ATTEMPTS:
+                self._post(Broken(_dies_at_start(exitcode)))
+        error = peer.given_up_for or _died(peer, exitcode, indices)
+        self._post(WorkerLeft(peer.worker, error, claimed))
+        if not self._closed:
+            self._post(WorkerJoined(peer.worker))
+
+    def _land(self, peer: Peer, chunk_id: int) -> Chunk:
+        self._carriers.pop(chunk_id, None)
+        return peer.land(chunk_id)
+
+    # While it runs
+
+    def take_back(self, chunk_id: int, cut: Cut) -> int | None:
+        peer = self._carriers.get(chunk_id)
+        return None if peer is None else peer.take_back(chunk_id, cut)
+
+    def help(self, chunk_id: int, timeout: float | None) -> bool:
+        peer = self._carriers.get(chunk_id)
+        return peer is not None and peer.listen_here(chunk_id, timeout)
+
+    def running(self, chunk_id: int) -> tuple[int, float] | None:
+        peer = self._carriers.get(chunk_id)
+        return None if peer is None else peer.running(chunk_id)
+
+    def abandon(self, worker: Hashable, error: Exception) -> None:
+        peer = self._peers.get(worker)
+        if peer is not None:
+            peer.kill(error)
+
+    def forget(self, work: Work) -> None:
+        key, _ = self._works.pop(id(work), (0, b""))
+        if key:
+            self._tell_all_to_forget(key)
+
+    def _tell_all_to_forget(self, key: int) -> None:
+        for peer in list(self._peers.values()):
+            peer.forget(key)
+
+    # The end
+
+    def close(self, *, kill: bool = False) -> None:
+        with self._starting:
+            self._closed = True
+            peers = list(self._peers.values())
+            if self._thread is None:
+                self._selector.close()
+            elif not peers:
+                self._selector.wake()  # there is no end of a worker that it could notice
+        for peer in peers:
+            if kill:
+                peer.kill(None)
+            else:
+                peer.leave()
+
+    def disown(self) -> None:
+        self._thread = None
+        self._selector.disown()
+        for peer in self._peers.values():
+            peer.disown()
+
+    def join(self, timeout: float | None = None) -> None:
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
+
+class _Unpicklable(Exception):
+    def __init__(self, failures: dict[int, Exception]):
+        super().__init__()
+        self.failures = failures
+
+
+def start_context(given: BaseContext | str | None) -> Any:
+    """The multiprocessing context that is meant: forkserver by default, where there is one, else spawn."""
+    if given is None:
+        given = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    if isinstance(given, str):
+        methods = multiprocessing.get_all_start_methods()
+        if given not in methods:
+            known = ", ".join(map(repr, methods))
+            raise ValueError(f"there is no start method {given!r} here; there are {known}")
+        given = multiprocessing.get_context(given)
+    if not hasattr(given, "Process"):
+        raise TypeError(f"mp_context must be a multiprocessing context or the name of one, not {given!r}")
+    if given.get_start_method() == "forkserver":
+        _preload_worker()
+    return given
+
+
+def _start_server() -> None:
+    """Start the fork server, if it does not run, so that Ctrl-C does not end it while it boots.
+
+    It ignores SIGINT only after its preload. What it inherits blocked, its children do: see `serve`. The
+    resource tracker is started apart, because it unblocks SIGINT for itself and for the caller.
+    """
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _forget_server() -> None:
+    """In a forked child: the fork server is the parent's child, of which this process can ask nothing."""
+    server: Any = forkserver._forkserver
+    if server._forkserver_alive_fd is not None:
+        os.close(server._forkserver_alive_fd)
+    preload = server._preload_modules
+    server.__init__()
+    server._preload_modules = preload
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_server)
+
+
+def _preload_worker() -> None:
+    """Have the fork server import what workers need, once, instead of the user's main module.
+
+    The main module must not be imported there: it need not have a main guard.
+    """
+    server: Any = forkserver._forkserver
+    modules = [name for name in server._preload_modules if name != "__main__"]
+    # What goes by value needs cloudpickle: a script's own functions, so nearly every program's.
+    ours = ["parallelkit._wire.serving", "parallelkit._wire.arrivals"]
+    if not set(ours) <= set(modules):
+        forkserver.set_forkserver_preload([*modules, *ours])
+
+
+def _read_outcomes(frame: Frame) -> Outcomes:
+    failures = _read_failures(frame) if frame.extra else {}
+    try:
+        values = loads(frame.body)
+    except BaseException as caught:
+        error = as_item_error(caught)
+        values = [None] * (frame.second - frame.first)
+        try:
+            values, broken = salvage(bytes(frame.body))
+        except SerializationError:
+            broken = {}
+        for offset, cause in (broken or dict.fromkeys(range(len(values)), error)).items():
+            failures.setdefault(frame.first + offset, _result_failed(cause))
+    return Outcomes(frame.first, frame.second, values, failures, not frame.flags & UNRETRIABLE)
+
+
+def _read_failures(frame: Frame) -> dict[int, Exception]:
+    return {index: unpack_exception(packed) for index, packed in loads(frame.extra)}
+
+
+def _item_failed(cause: BaseException) -> SerializationError:
+    error = SerializationError(f"the item cannot be pickled: {type(cause).__name__}: {cause}")
+    error.__cause__ = cause
+    return error
+
+
+def _result_failed(cause: BaseException) -> SerializationError:
+    error = SerializationError(
+        f"the result could not be rebuilt in this process: {type(cause).__name__}: {cause}"
+    )
+    error.__cause__ = cause
+    return error
+
+
+def _start_failed(cause: BaseException) -> InitializerFailed:
+    error = InitializerFailed(f"no worker process can be started: {type(cause).__name__}: {cause}")
+    error.__cause__ = cause
+    return error
+
+
+def _dies_at_start(exitcode: int | None) -> InitializerFailed:
+    return InitializerFailed(
+        f"{START_ATTEMPTS} workers in a row ended before they were ready, the last one {_ending(exitcode)}; "
+        "look at the initializer, and at what the modules do that it needs"
+    )
+
+
+def _died(peer: Peer, exitcode: int | None, indices: list[int]) -> WorkerDied:
+    what = (
+        "no item"
+        if not indices
+        else f"item {indices[0]}"
+        if len(indices) == 1
+        else f"items {_short(indices)}"
+    )
+    return WorkerDied(
+        f"worker {peer.worker} {_ending(exitcode)} while it had {what}", exitcode, tuple(indices)
+    )
+
+
+def _short(indices: list[int]) -> str:
+    first = ", ".join(map(str, indices[:10]))
+    return first if len(indices) <= 10 else f"{first}, … ({len(indices)} in all)"
+
+
+def _ending(exitcode: int | None) -> str:
+    if exitcode is None:
+        return "ended"
+    if exitcode < 0:
+        try:
+            return f"was killed by {signal.Signals(-exitcode).name}"
+        except ValueError:
+            return f"was killed by signal {-exitcode}"
+    return f"ended with exit code {exitcode}"

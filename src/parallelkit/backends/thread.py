@@ -1,0 +1,137 @@
+"""Workers that are threads of this process: for work that waits, or that releases the GIL."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable
+from functools import partial
+from queue import SimpleQueue
+
+from .._core.chunks import Chunk, Cut, unstarted
+from .._core.outcome import Outcomes
+from .._core.scheduler import Settled
+from .._work import LocalClaim, Work
+from .._worker import Worker
+from ..cpus import cpu_count
+from ..errors import InitializerFailed
+from .base import Backend, Broken, Post, WorkerJoined, WorkerLeft
+
+__all__ = ["ThreadBackend"]
+
+_Parcel = tuple[int, Work, Chunk, LocalClaim]
+
+
+class ThreadBackend(Backend):
+    """Threads, each started by the first chunk it gets, each with an inbox of its own.
+
+    A thread that is stuck in an item cannot be ended; it is abandoned, and another takes its index.
+    """
+
+    can_give_back = True
+    can_abandon = True
+
+    def __init__(
+        self,
+        max_workers: int,
+        *,
+        initializer: Callable[[], object] | None = None,
+        finalizer: Callable[[], object] | None = None,
+        thread_name_prefix: str = "",
+    ):
+        self._max_workers = max_workers
+        self._new_worker = partial(Worker, initialize=initializer, finalize=finalizer)
+        self._name = thread_name_prefix or "parallelkit"
+        self._inboxes: dict[Hashable, SimpleQueue[_Parcel | None]] = {}
+        self._threads: set[threading.Thread] = set()
+        self._flights: dict[int, tuple[Hashable, LocalClaim]] = {}
+        self._closed = False
+
+    @classmethod
+    def default_workers(cls) -> int:
+        return min(32, cpu_count() + 4)  # as ThreadPoolExecutor: threads mostly wait
+
+    def start(self, post: Post) -> None:
+        self._post = post
+        for index in range(self._max_workers):
+            post(WorkerJoined(index))
+
+    def submit(self, worker: Hashable, chunk_id: int, work: Work, chunk: Chunk) -> None:
+        claim = LocalClaim(len(chunk))
+        self._flights[chunk_id] = worker, claim
+        inbox = self._inboxes.get(worker)
+        if inbox is None:
+            inbox = self._inboxes[worker] = SimpleQueue()
+            # Not joined at interpreter exit, where one that is stuck would keep the process: close() and
+            # join() are called there in time.
+            thread = threading.Thread(
+                target=self._serve, args=(worker, inbox), name=f"{self._name}_{worker}", daemon=True
+            )
+            thread.start()
+            self._threads.add(thread)  # not before: Ctrl-C may fall in between
+        inbox.put((chunk_id, work, chunk, claim))
+
+    def _serve(self, index: int, inbox: SimpleQueue[_Parcel | None]) -> None:
+        """A worker thread, from its first chunk to its end."""
+        worker = self._new_worker(index)
+        try:
+            worker.enter()
+            while (parcel := inbox.get()) is not None:
+                chunk_id, work, chunk, claim = parcel
+                worker.run(
+                    work, chunk.items, chunk.start, claim, partial(self._report, inbox, index, chunk_id)
+                )
+                del parcel, work, chunk, claim  # an idle worker keeps nothing of the user's alive
+        except InitializerFailed as error:
+            self._post(Broken(error))
+        finally:
+            worker.leave()
+            self._threads.discard(threading.current_thread())
+
+    def _report(
+        self,
+        inbox: SimpleQueue[_Parcel | None],
+        index: int,
+        chunk_id: int,
+        outcomes: Outcomes,
+        seconds: float,
+        last: bool,
+    ) -> None:
+        if self._inboxes.get(index) is not inbox:
+            return  # abandoned in the middle of an item, and back too late
+        if last:
+            self._flights.pop(chunk_id, None)
+        self._post(Settled(chunk_id, outcomes, seconds, last))
+
+    def take_back(self, chunk_id: int, cut: Cut) -> int | None:
+        flight = self._flights.get(chunk_id)
+        return None if flight is None else flight[1].take_back(cut)
+
+    def running(self, chunk_id: int) -> tuple[int, float] | None:
+        flight = self._flights.get(chunk_id)
+        return None if flight is None else (flight[1].started, flight[1].since)
+
+    def abandon(self, worker: Hashable, error: Exception) -> None:
+        inbox = self._inboxes.pop(worker, None)
+        if inbox is None:
+            return
+        inbox.put(None)
+        claimed = {}
+        for chunk_id, (holder, claim) in list(self._flights.items()):
+            if holder == worker:
+                claimed[chunk_id] = claim.take_back(unstarted)
+                del self._flights[chunk_id]
+        self._threads = {thread for thread in self._threads if thread.name != f"{self._name}_{worker}"}
+        self._post(WorkerLeft(worker, error, claimed))
+        self._post(WorkerJoined(worker))
+
+    def close(self, *, kill: bool = False) -> None:
+        inboxes, self._inboxes = self._inboxes, {} if kill else self._inboxes
+        for inbox in list(inboxes.values()):
+            inbox.put(None)
+        if kill:
+            self._threads = set()
+
+    def join(self, timeout: float | None = None) -> None:
+        for thread in list(self._threads):
+            if thread is not threading.current_thread():
+                thread.join(timeout)
