@@ -1,0 +1,87 @@
+"""Starting programs, and seeing what is left of them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from time import monotonic, sleep
+
+import psutil
+
+HERE = Path(__file__).parent
+
+METHODS = [
+    method for method in ("fork", "forkserver", "spawn") if method in multiprocessing.get_all_start_methods()
+]
+
+PATIENCE = 20.0
+"""Seconds to wait for what must come. On an idle machine it comes in a fraction of one."""
+
+
+def start(arguments: Iterable[object], **options: object) -> subprocess.Popen[str]:
+    """Start Python with these arguments, in a session of its own, its output to be read."""
+    popen: subprocess.Popen[str] = subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,  # type: ignore[call-overload]
+    )
+    return popen
+
+
+def finish(program: subprocess.Popen[str], stdin: str | None = None) -> tuple[str, str]:
+    """Wait until the program and all that has its output open are gone; what it said on stdout and stderr."""
+    try:
+        return program.communicate(stdin, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        kill_tree(program)
+        out, err = program.communicate()
+        raise AssertionError(f"the program does not end\n{out}\n{err}") from None
+
+
+def run(arguments: Iterable[object], stdin: str | None = None, **options: object) -> tuple[str, str]:
+    """Run Python with these arguments; it must end well and complain of nothing."""
+    program = start(arguments, stdin=subprocess.PIPE, **options)
+    out, err = finish(program, stdin)
+    assert program.returncode == 0, f"{program.returncode}\n{out}\n{err}"
+    return out, err
+
+
+def kill_tree(program: subprocess.Popen[str]) -> None:
+    """End a program that a test started, and all of its session."""
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == program.pid:
+                process.kill()
+        except (ProcessLookupError, PermissionError, psutil.Error):
+            pass
+
+
+def descendants() -> set[psutil.Process]:
+    """The processes that this one has started, and theirs."""
+    return set(psutil.Process().children(recursive=True))
+
+
+def wait_until_gone(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Wait for these processes to end; return those that do not.
+
+    It only looks: psutil's own wait would take the exit code of a child away from its parent.
+    """
+    deadline = monotonic() + PATIENCE
+    alive = list(processes)
+    while (alive := [process for process in alive if _is_alive(process)]) and monotonic() < deadline:
+        sleep(0.01)
+    return alive
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
