@@ -1,0 +1,46 @@
+"""Start two workers, map two items, end: once cold, then warm. Prints the seconds as JSON.
+
+usage: start.py ours|pool fork|forkserver|spawn builtin|own [times warm]
+"""
+
+import json
+import sys
+from statistics import median
+from time import perf_counter
+
+
+def double(number):
+    return 2 * number
+
+
+def ours(method, function):
+    with parallelkit.Executor("process", 2, mp_context=method) as executor:
+        return list(executor.map(function, [1, 2]))
+
+
+def pool(method, function):
+    workers = multiprocessing.get_context(method).Pool(2)
+    values = workers.map(function, [1, 2])
+    workers.close()
+    workers.join()
+    return values
+
+
+def seconds(side, method, function):
+    began = perf_counter()
+    values = side(method, function)
+    took = perf_counter() - began
+    assert values == [function(1), function(2)], values
+    return took
+
+
+if __name__ == "__main__":
+    _, side, method, kind, *times = sys.argv
+    if side == "ours":
+        import parallelkit
+    else:
+        import multiprocessing
+    arguments = globals()[side], method, abs if kind == "builtin" else double
+    cold = seconds(*arguments)
+    warm = [seconds(*arguments) for _ in range(int(times[0]) if times else 5)]
+    print(json.dumps([cold, median(warm)]))
