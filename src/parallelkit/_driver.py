@@ -264,12 +264,15 @@ class Driver:
         Without `resolve`, callbacks that are due because of others' facts are left to those who brought them:
         who submits, perhaps with a lock of his own in hand, must not run them.
         """
+        asked: list[tuple[Call, Flight]] = []
         while True:
             owing: dict[Call, None] = {}
             with self._lock:
                 resolve = resolve or bool(self._letters)
                 while self._letters:
                     self._letters.popleft()()
+                for call, flight in asked:
+                    call.scheduler.name_again(flight)
                 steps = self._decide()
                 if resolve:
                     owing, self._owing = self._owing, owing
@@ -282,7 +285,9 @@ class Driver:
                 call.resolve()
             if close:
                 self._close_backend()
-            if not self._letters:
+            # A tail may have been wanted, by this thread or another, before the chunk had been carried.
+            asked = [step for step in steps if step[1].asked]
+            if not asked and not self._letters:
                 return
 
     def _decide(self) -> list[tuple[Call, Flight]]:
@@ -325,8 +330,12 @@ class Driver:
             while (victim := call.scheduler.next_victim()) is not None:
                 # A worker with one chunk has started it, or will at once.
                 cut = half if self._load.get(victim.worker, 0) > 1 else half_but_first
+                victim.asked = True  # before it is asked: who carries it may be through with that right after
                 keeps = self._backend.take_back(victim.chunk_id, cut)
-                if keeps is not None and victim.chunk.start + keeps < victim.chunk.stop:
+                if keeps is None:
+                    continue
+                victim.asked = False
+                if victim.chunk.start + keeps < victim.chunk.stop:
                     call.scheduler.receive(GivenBack(victim.chunk_id, victim.chunk.start + keeps), now)
                     return True
         return False

@@ -84,9 +84,12 @@ Fact = Pulled | Ended | Settled | GivenBack | Rejected | Lost
 
 
 class Flight:
-    """A chunk in flight. Items before `settled` have their outcomes; `expected_end` is a guess."""
+    """A chunk in flight. Items before `settled` have their outcomes; `expected_end` is a guess.
 
-    __slots__ = ("chunk", "chunk_id", "expected_end", "settled", "worker")
+    `asked`: its tail was asked for, and there was no answer yet.
+    """
+
+    __slots__ = ("asked", "chunk", "chunk_id", "expected_end", "settled", "worker")
 
     def __init__(self, chunk_id: int, worker: Hashable, chunk: Chunk, expected_end: float):
         self.chunk_id = chunk_id
@@ -94,6 +97,7 @@ class Flight:
         self.chunk = chunk
         self.settled = chunk.start
         self.expected_end = expected_end
+        self.asked = False
 
 
 class Scheduler:
@@ -209,13 +213,20 @@ class Scheduler:
     def next_victim(self) -> Flight | None:
         """The flight that is expected to end last; its tail should be asked for, and `GivenBack` said.
 
-        It is named again only if it gave something back, so that asking comes to an end.
+        It is named again only if it gave something back, so that asking comes to an end; or if it was
+        asked too early, see `name_again`.
         """
         while self._victims:
             flight = self._flights.get(heappop(self._victims)[1])
             if flight is not None:
                 return flight
         return None
+
+    def name_again(self, flight: Flight) -> None:
+        """The tail of this flight was asked for before it could answer; now it can."""
+        flight.asked = False
+        if flight.chunk_id in self._flights:
+            self._add_victim(flight)
 
     def flight(self, chunk_id: int) -> Flight | None:
         """The chunk in flight with that number, None where it has ended."""
