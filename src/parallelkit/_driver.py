@@ -332,10 +332,8 @@ class Driver:
                 cut = half if self._load.get(victim.worker, 0) > 1 else half_but_first
                 victim.asked = True  # before it is asked: who carries it may be through with that right after
                 keeps = self._backend.take_back(victim.chunk_id, cut)
-                if keeps is None:
-                    continue
-                victim.asked = False
-                if victim.chunk.start + keeps < victim.chunk.stop:
+                victim.asked = keeps is None
+                if keeps is not None and victim.chunk.start + keeps < victim.chunk.stop:
                     call.scheduler.receive(GivenBack(victim.chunk_id, victim.chunk.start + keeps), now)
                     return True
         return False
