@@ -34,7 +34,9 @@ def modules() -> list[ModuleType]:
     """A package from 3.12 on, before that one module."""
     if not hasattr(theirs, "__path__"):
         return [theirs]
-    return [import_module(f"{theirs.__name__}.{found.name}") for found in pkgutil.iter_modules(theirs.__path__)]
+    return [
+        import_module(f"{theirs.__name__}.{found.name}") for found in pkgutil.iter_modules(theirs.__path__)
+    ]
 
 
 MODULES = modules()
@@ -177,7 +179,9 @@ def made_anew(name: str, method: str | None) -> type[unittest.TestCase]:
 
 
 for _name, _backends in MIXINS.items():
-    for _method in [None] * ("thread" in _backends) + multiprocessing.get_all_start_methods() * ("process" in _backends):
+    for _method in [None] * ("thread" in _backends) + multiprocessing.get_all_start_methods() * (
+        "process" in _backends
+    ):
         _class = made_anew(_name, _method)
         globals()[_class.__name__] = _class
 del _class

@@ -303,20 +303,22 @@ class Driver:
             room = self._room[load]
             while room:
                 worker = next(reversed(room))  # the last to become idle is warm, and the first to be reused
-                step = self._next_step(worker, now)
+                step = self._next_step(worker, load, now)
                 if step is None and load == 0 and self._fetch_back(now):
-                    step = self._next_step(worker, now)
+                    step = self._next_step(worker, load, now)
                 if step is None:
                     break
                 steps.append(step)
                 self._reload(worker, +1)
         return steps
 
-    def _next_step(self, worker: Hashable, now: float) -> tuple[Call, Flight] | None:
+    def _next_step(self, worker: Hashable, load: int, now: float) -> tuple[Call, Flight] | None:
         for call in self._calls:
             if not call.scheduler.waiting:
                 continue
-            flight = call.scheduler.next_chunk(worker, now, can_give_back=self._backend.can_give_back)
+            flight = call.scheduler.next_chunk(
+                worker, now, can_give_back=self._backend.can_give_back, waits=load > 0
+            )
             if flight is not None:
                 del self._calls[call]  # to the end of the line
                 self._calls[call] = None

@@ -7,13 +7,13 @@ of `map`. What has ended is reported when the chunk ends, and every 50 ms before
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from operator import length_hint
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from ._core.fold import Node, fold_run, join, leaf_size
+from ._core.fold import Node, fold_run, leaf_size
 from ._core.outcome import Outcomes
 from ._work import (
     Claim,
@@ -254,7 +254,7 @@ class _FoldRun:
     def over(self, items: Any) -> None:
         """Run the next items."""
         if not self._work.retries:
-            self._fold(items, _Counted(self._work))
+            self._fold(self._work, items)
             return
         # Items that fail and are tried again must leave the values beside them whole: map first, then fold.
         run = _MapRun(self._work, self.stop, self._fold_mapped, self._let_through)
@@ -264,21 +264,23 @@ class _FoldRun:
     def _fold_mapped(self, mapped: Outcomes) -> None:
         """Fold values; only the last of them may be missing, for its item failed."""
         (failed,) = mapped.failures or (mapped.stop,)
-        self._fold(mapped.values[: failed - mapped.start], _Counted(Work(None)))
+        if failed > mapped.start:
+            self._fold(Work(None), mapped.values[: failed - mapped.start])
         if failed < mapped.stop:
             self._report_failure(self.flush())
             self._report_failure(Outcomes.all_failed(failed, mapped.stop, mapped.failures[failed]))
             self._start = self.stop = mapped.stop
 
-    def _fold(self, items: Any, mapped: _Counted) -> None:
+    def _fold(self, work: Work, items: Any) -> None:
         begin, self.stop = self.stop, self.stop + len(items)
+        todo = iter(items)
         try:
-            join(self._combine, self._nodes, fold_run(self._combine, begin, items, mapped))
+            fold_run(self._combine, self._nodes, begin, self.stop, work.apply(todo))
         except self._let_through:
             raise
         except BaseException as error:
             # Values were combined half-way, so the items of this stretch can neither be used nor tried again.
-            failed = begin + max(0, mapped.started - 1)
+            failed = max(begin, self.stop - length_hint(todo) - 1)
             stretch = Outcomes(self._start, self.stop, [], {failed: as_item_error(error)}, retriable=False)
             self._start, self._nodes = self.stop, []
             self._report_failure(stretch)
@@ -288,25 +290,6 @@ class _FoldRun:
         outcomes = Outcomes(self._start, self.stop, self._nodes)
         self._start, self._nodes = self.stop, []
         return outcomes
-
-
-class _Counted:
-    """Maps stretches of items one after the other, and knows how many were started."""
-
-    def __init__(self, work: Work):
-        self._work = work
-        self._before = 0
-        self._todo: Iterator[Any] = iter(())
-        self._length = 0
-
-    def __call__(self, items: Any) -> Iterator[Any]:
-        self._before += self._length
-        self._todo, self._length = iter(items), len(items)
-        return self._work.apply(self._todo)
-
-    @property
-    def started(self) -> int:
-        return self._before + self._length - length_hint(self._todo)
 
 
 async def run_chunk_async(

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ._calls import MapCall, Task, TaskCall, TaskFuture, raise_first, released, results, unread, values
-from ._core.fold import Fold
+from ._core.fold import LARGEST_LEAF, Fold
 from ._core.keyed import KeyedCombine, KeyedMap
 from ._core.splitters import Adaptive, Fixed, Splitter
 from ._driver import Driver, open_drivers
@@ -344,7 +344,7 @@ class Executor(concurrent.futures.Executor):
             ordered=ordered,
             retries=retries,
             retry_on=rule,
-            align=256 if combine is not None else 1,
+            align=LARGEST_LEAF if combine is not None else 1,
         )
         return MapCall(
             self._driver,

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from parallelkit._core.fold import Combine, Fold, Node, fold_run, join
+from parallelkit._core.fold import Combine, Fold, Node, fold_run
 
 Stretch = tuple[int, int]
 
@@ -43,7 +43,7 @@ def nodes_of(
     start, stop = stretch
     nodes: list[Node] = []
     for first, behind in pairwise([start, *sorted(p for p in runs if start < p < stop), stop]):
-        join(combine, nodes, fold_run(combine, first, values[first:behind], iter))
+        fold_run(combine, nodes, first, behind, iter(values[first:behind]))
     return nodes
 
 

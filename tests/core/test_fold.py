@@ -57,6 +57,13 @@ def specified_tree(length, combine, values):
     return reduce(combine, [value for _, _, value in level])
 
 
+def nodes_of_run(start, stop):
+    """The nodes of a run whose items are their own positions, summed up."""
+    nodes = []
+    fold_run(operator.add, nodes, start, stop, iter(range(start, stop)))
+    return nodes
+
+
 class TestLeaves:
     def test_are_fixed_places_in_the_input(self):
         position = 0
@@ -66,28 +73,36 @@ class TestLeaves:
             assert leaf_size(position + size - 1) == size, "a leaf is of one size"
             position += size
 
-    def test_grow_with_the_position_up_to_256(self):
+    def test_grow_with_the_position_up_to_1024(self):
         sizes = [leaf_size(1 << bits) for bits in range(30)]
         assert sizes == sorted(sizes)
-        assert (sizes[0], sizes[-1]) == (1, 256)
+        assert (sizes[0], sizes[-1]) == (1, 1024)
 
     @pytest.mark.parametrize("position", [0, 1024, 4096, 65_536])
     def test_a_whole_leaf_is_one_node(self, position):
         size = leaf_size(position)
-        (node,) = fold_run(operator.add, position, range(size), iter)
-        assert node == Node(position, position + size, sum(range(size)))
+        (node,) = nodes_of_run(position, position + size)
+        assert node == Node(position, position + size, sum(range(position, position + size)))
 
-    def test_what_an_edge_cuts_travels_uncombined(self):
+    def test_items_of_a_leaf_whose_front_is_elsewhere_travel_alone(self):
         assert leaf_size(5000) == 8
-        nodes = fold_run(operator.add, 5003, range(10), iter)
+        nodes = nodes_of_run(5003, 5013)
         assert [(node.start, node.stop) for node in nodes] == [
             *((p, p + 1) for p in range(5003, 5008)),
-            *((p, p + 1) for p in range(5008, 5013)),
+            (5008, 5013),  # the front of the next leaf is here
         ]
 
-    def test_behind_a_leaf_that_an_edge_cuts_the_others_are_whole(self):
+    def test_the_leaves_behind_it_are_whole(self):
         singles = 5  # up to 5008, where the next leaf begins
-        assert len(fold_run(operator.add, 5003, range(singles + 8 * 64), iter)) < singles + 12
+        assert len(nodes_of_run(5003, 5003 + singles + 8 * 64)) < singles + 12
+
+    @given(st.integers(0, 5000), st.lists(st.integers(1, 300), min_size=1, max_size=20))
+    def test_where_runs_end_makes_no_difference(self, start, sizes):
+        nodes, stop = [], start
+        for size in sizes:
+            fold_run(operator.add, nodes, stop, stop + size, iter(range(stop, stop + size)))
+            stop += size
+        assert nodes == nodes_of_run(start, stop)
 
     def test_a_long_chunk_is_few_nodes(self):
         assert len(nodes_of(operator.add, range(LONG), (0, LONG))) < 300
@@ -215,7 +230,10 @@ class TestStreams:
         for size in [*range(1, 200), *[97] * 1000]:  # pulled in pieces, folded as they come
             stop = min(length, position + size)
             items = [FLOATS[next(numbers)] for _ in range(position, stop)]
-            fold.add(fold_run(operator.add, position, items, iter))
+            nodes = []
+            if items:
+                fold_run(operator.add, nodes, position, stop, iter(items))
+            fold.add(nodes)
             position = stop
         assert fold.result(length) == folded(operator.add, FLOATS[:length], [(0, length)])
 
@@ -223,7 +241,7 @@ class TestStreams:
         fold = Fold(operator.add)
         most = 0
         for start in range(0, LONG, 100):
-            fold.add(fold_run(operator.add, start, range(start, start + 100), iter))
+            fold.add(nodes_of_run(start, start + 100))
             most = max(most, sum(len(nodes) for nodes in fold._runs.values()))
         assert most < 256 + 20, "a leaf that is not whole, and one node for each size"
 
@@ -253,6 +271,13 @@ class TestCollecting:
         assert seen == [("a", "b")]
         fold.add([Node(2, 3, "c")])
         assert seen == [("a", "b"), ("c", "d"), ("ab", "cd")]
+
+    @pytest.mark.parametrize("length", [1, 7, 1500, 5000])
+    @pytest.mark.parametrize("missing", [1, 2])
+    def test_too_few_values_are_noticed(self, length, missing):
+        values = iter(range(max(0, length - missing)))
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            fold_run(operator.add, [], 0, length, values)
 
     @pytest.mark.parametrize("missing", [0, 3, 9])
     def test_a_missing_item_is_noticed(self, missing):

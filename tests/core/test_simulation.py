@@ -14,6 +14,7 @@ import pytest
 
 from parallelkit import _worker
 from parallelkit._core import reorder, scheduler, splitters
+from parallelkit._core.fold import LARGEST_LEAF
 from parallelkit._core.splitters import Adaptive, Fixed
 from parallelkit._work import LocalClaim, Work
 
@@ -82,7 +83,7 @@ class TestTheMakespanOtherwise:
 
     def test_of_a_fold(self, law):
         splitter = Adaptive(64, chunk_seconds=0.05)
-        assert played(law, 8, share=2.0, splitter=splitter, align=256).ratio < MOST
+        assert played(law, 8, share=2.0, splitter=splitter, align=LARGEST_LEAF).ratio < MOST
 
     @pytest.mark.parametrize("workers", [2, 8])
     def test_of_a_stream(self, law, workers):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallelkit._core.splitters import CHUNK_SECONDS, GROWTH, SHARES, Adaptive, Fixed
+from parallelkit._core.splitters import CHUNK_SECONDS, GROWTH, LEAST_SECONDS, SHARES, Adaptive, Fixed
 
 
 def test_fixed_is_what_the_caller_said_whatever_was_learned():
@@ -46,6 +46,13 @@ class TestAdaptive:
         splitter = Adaptive(first=10**6)
         assert splitter.size(1000, 5) == 1000 // (SHARES * 5)
         assert splitter.size(1, 5) == 1
+
+    def test_near_the_end_takes_no_less_than_is_worth_its_road(self):
+        splitter = Adaptive(first=100)
+        splitter.learn(10_000, 10_000 * LEAST_SECONDS / 500)
+        assert splitter.size(1_500, 2) == pytest.approx(500, abs=1)
+        assert splitter.size(500, 2) == 250, "unless another would have nothing"
+        assert splitter.size(10_000, 2) == 2_500
 
     def test_follows_costs_that_drift(self):
         splitter = Adaptive(first=100)

@@ -190,8 +190,14 @@ class Scheduler:
         ahead = min(self._window_items(), LOOKAHEAD * self.workers * size)
         return max(0, int(min(ahead - self.waiting, self._window_items() - (self._pulled - self._consumed))))
 
-    def next_chunk(self, worker: Hashable, now: float, *, can_give_back: bool = True) -> Flight | None:
-        """The next chunk for a worker that has room; None where there is nothing to hand out."""
+    def next_chunk(
+        self, worker: Hashable, now: float, *, can_give_back: bool = True, waits: bool = True
+    ) -> Flight | None:
+        """The next chunk for a worker that has room; None where there is nothing to hand out.
+
+        With `waits` the worker has another chunk before this one. Without, it begins at once, and a single
+        item is never taken back.
+        """
         if not self._pending or self._stopped:
             return None
         chunk = self._pending[0]
@@ -206,7 +212,7 @@ class Scheduler:
         flight = Flight(chunk_id, worker, chunk, begin + self._splitter.seconds(len(chunk)))
         self._busy_until[worker] = flight.expected_end
         self._flights[chunk_id] = flight
-        if can_give_back:
+        if can_give_back and (waits or len(chunk) > 1):
             self._add_victim(flight)
         return flight
 

@@ -12,6 +12,9 @@ CHUNK_SECONDS = 0.02  # benchmarks/chunk_seconds.py
 SHARES = 2
 """A chunk takes at most one part in SHARES x workers of what is left, so that sizes shrink at the end."""
 
+LEAST_SECONDS = 0.001
+"""Sizes shrink no further than to this run time: below it a chunk costs more to carry than it evens out."""
+
 GROWTH = 16
 """A chunk is at most this many times as long as the longest that was measured: first items can mislead."""
 
@@ -67,11 +70,13 @@ class Adaptive:
 
     def size(self, remaining: int | None, workers: int) -> int:
         if self._seconds_per_item is None:
-            size = self._first
+            size, worthwhile = self._first, 1
         else:
             size = min(int(self._chunk_seconds / self._seconds_per_item), GROWTH * self._longest)
+            worthwhile = int(LEAST_SECONDS / self._seconds_per_item)
         if remaining is not None:
-            size = min(size, -(-remaining // (SHARES * workers)))
+            share = max(-(-remaining // (SHARES * workers)), min(worthwhile, -(-remaining // workers)))
+            size = min(size, share)
         return max(self._least, size)
 
     def learn(self, items: int, seconds: float) -> None:
