@@ -35,6 +35,7 @@ LAYERS = {
     "backends.*": 4,  # one each: they never import each other
     "backends": 5,  # name -> module
     "_call": 3,
+    "_time_limits": 4,
     "_driver": 6,
     "_calls": 7,
     "_options": 7,

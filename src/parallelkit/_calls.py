@@ -6,7 +6,7 @@ import reprlib
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from itertools import islice
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -215,20 +215,21 @@ class TaskFuture(Future[Any]):
         return super().exception(timeout)
 
     def _help(self, timeout: float | None) -> None:
-        if self.chunk_id is not None and not self.done():
+        if self._state == "RUNNING" and self.chunk_id is not None:
             self._backend.help(self.chunk_id, timeout)
 
 
 class Task:
-    """One `submit`: a function, its arguments, and the future of its result."""
+    """One `submit`: a function, its arguments, and the future of its result; was it sent to a worker?"""
 
-    __slots__ = ("args", "future", "kwargs", "work")
+    __slots__ = ("args", "carried", "future", "kwargs", "work")
 
     def __init__(self, work: Work, args: tuple[Any, ...], kwargs: dict[str, Any], future: TaskFuture):
         self.work = work
         self.args = args
         self.kwargs = kwargs
         self.future = future
+        self.carried = False
 
 
 class TaskCall(Call):
@@ -256,8 +257,9 @@ class TaskCall(Call):
         (task,) = flight.chunk.items
         self._waiting.pop(task, None)
         future = task.future
-        if not future.running() and not future.set_running_or_notify_cancel():
+        if not task.carried and not future.set_running_or_notify_cancel():
             return None
+        task.carried = True
         self._carried[index] = future
         future.chunk_id = flight.chunk_id
         return task.work, Chunk([(task.args, task.kwargs)], index, index, index + 1)
@@ -280,7 +282,7 @@ class TaskCall(Call):
         facts: list[Fact] = []
         for chunk in self.scheduler.drop_pending() if cancel else ():
             for task in chunk.items:
-                if task.future.running():  # it was with a worker, and came back to go to another
+                if task.carried:  # it was with a worker, and came back to go to another
                     facts.append(Pulled([task]))
                 else:
                     self._waiting.pop(task, None)
@@ -299,13 +301,15 @@ class TaskCall(Call):
 
 def _settle(future: Future[Any], value: object, error: BaseException | None) -> Callable[[], object]:
     def settle() -> None:
-        if not future.done() and not (
-            future._state == "PENDING" and not future.set_running_or_notify_cancel()
-        ):
+        if future._state == "PENDING" and not future.set_running_or_notify_cancel():
+            return
+        try:
             if error is None:
                 future.set_result(value)
             else:
                 future.set_exception(error)
+        except InvalidStateError:
+            pass  # settled, or cancelled, before
 
     return settle
 

@@ -29,13 +29,12 @@ from itertools import count
 from time import monotonic
 from typing import Any
 
-from ._alarm import call_at
 from ._call import Call
 from ._core.chunks import Sliceable, half, half_but_first, unstarted
 from ._core.outcome import Outcomes
 from ._core.scheduler import Ended, Fact, Flight, GivenBack, Lost, Pulled, Scheduler
 from ._core.splitters import Splitter
-from ._work import Work, task_timeout_error
+from ._time_limits import watch
 from .backends.base import Backend, Event, Rejected, Settled, WorkerJoined, WorkerLeft
 from .errors import WorkerDied
 
@@ -158,7 +157,7 @@ class Driver:
         outer = getattr(_in_backend, "driver", None)
         _in_backend.driver = self if self._backend.eager else outer
         try:
-            if isinstance(event, Settled):
+            if type(event) is Settled:
                 if event.outcomes.failures:
                     self._note_items(event.chunk_id, event.outcomes.failures)
             elif isinstance(event, Rejected):
@@ -182,7 +181,7 @@ class Driver:
                 call.judge(error)
 
     def _receive(self, event: Event) -> None:
-        if isinstance(event, Settled | Rejected):
+        if isinstance(event, _LANDINGS):
             self._land(event)
         elif isinstance(event, WorkerLeft):
             self._lose(event)
@@ -307,7 +306,7 @@ class Driver:
                 if step is None and load == 0 and self._fetch_back(now):
                     step = self._next_step(worker, load, now)
                 if step is None:
-                    break
+                    return steps  # who has work has none for another either
                 steps.append(step)
                 self._reload(worker, +1)
         return steps
@@ -354,28 +353,8 @@ class Driver:
             return
         work, chunk = parcel
         if work.task_timeout is not None and not work.is_async:
-            self._watch(flight, work, monotonic() + work.task_timeout)
+            watch(flight, work, self._flights, self._backend)
         self._backend.submit(flight.worker, flight.chunk_id, work, chunk)
-
-    # Time limits
-
-    def _watch(self, flight: Flight, work: Work, when: float) -> None:
-        """Look, when an item of this flight could be over its time, whether one is."""
-        call_at(when, partial(self._check_time, flight, work))
-
-    def _check_time(self, flight: Flight, work: Work) -> None:
-        assert work.task_timeout is not None
-        if flight.chunk_id not in self._flights:
-            return
-        now = monotonic()
-        running = self._backend.running(flight.chunk_id)
-        started, since = (0, now) if running is None else running
-        if not started:
-            since = now
-        if since + work.task_timeout <= now:
-            self._backend.abandon(flight.worker, task_timeout_error(work, flight.chunk.start + started - 1))
-        else:
-            self._watch(flight, work, since + work.task_timeout)
 
     # Book-keeping
 
@@ -431,6 +410,8 @@ class Driver:
                 "make a new Executor here"
             )
 
+
+_LANDINGS = Settled, Rejected  # a union would be made anew each time it is asked about
 
 _in_backend = threading.local()
 """The driver in whose backend's thread this is, as `driver`."""

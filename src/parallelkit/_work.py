@@ -25,6 +25,7 @@ __all__ = [
     "task_timeout_error",
 ]
 
+_PLAIN = FunctionType, BuiltinFunctionType
 _CO_COROUTINE = 0x80  # inspect.CO_COROUTINE; importing inspect takes 10 ms
 
 
@@ -117,7 +118,7 @@ class LocalClaim:
 
 def is_async(function: object) -> bool:
     """Whether calling `function` gives a coroutine to await."""
-    if isinstance(function, FunctionType | BuiltinFunctionType) and not getattr(function, "__dict__", None):
+    if isinstance(function, _PLAIN) and not getattr(function, "__dict__", None):
         code = getattr(function, "__code__", None)  # the plain case, which each submit asks for
         return code is not None and bool(code.co_flags & _CO_COROUTINE)
     from inspect import iscoroutinefunction  # 10 ms, for what is seldom

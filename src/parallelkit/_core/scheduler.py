@@ -202,17 +202,19 @@ class Scheduler:
             return None
         chunk = self._pending[0]
         size = 1 if chunk.attempts else self._splitter.size(self._remaining(), self.workers)
-        if chunk.stop > self._handed_out:  # new items; what was handed out before is in the window already
+        if self._window != math.inf and chunk.stop > self._handed_out:
+            # new items; what was handed out before is in the window already
             size = int(min(size, self._window_items() - (self._handed_out - self._consumed)))
             if size < 1:
                 return None
         chunk = self._take(self._aligned(chunk.start, size))
+        size = len(chunk)
         chunk_id = self._chunk_ids()
         begin = max(now, self._busy_until.get(worker, now))
-        flight = Flight(chunk_id, worker, chunk, begin + self._splitter.seconds(len(chunk)))
+        flight = Flight(chunk_id, worker, chunk, begin + self._splitter.seconds(size))
         self._busy_until[worker] = flight.expected_end
         self._flights[chunk_id] = flight
-        if can_give_back and (waits or len(chunk) > 1):
+        if can_give_back and (waits or size > 1):
             self._add_victim(flight)
         return flight
 
@@ -351,11 +353,11 @@ class Scheduler:
 
     def _take(self, size: int) -> Chunk:
         chunk = self._pending.popleft()
-        if size < len(chunk):
-            cut = chunk.start + size
+        cut = chunk.start + size
+        if cut < chunk.stop:
             self._pending.appendleft(chunk.between(cut, chunk.stop))
             chunk = chunk.between(chunk.start, cut)
-        self.waiting -= len(chunk)
+        self.waiting -= chunk.stop - chunk.start
         self._handed_out = max(self._handed_out, chunk.stop)
         return chunk
 

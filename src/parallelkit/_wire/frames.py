@@ -64,8 +64,9 @@ class Frame(NamedTuple):
         kind, flags, _, number, first, second, seconds, body, extra = self
         if not with_body:
             body = b""
-        head = _HEAD.pack(kind, flags, slot, number, first, second, seconds, len(body), len(extra))
-        return [head + body + extra] if len(body) + len(extra) < _JOIN_BYTES else [head, body, extra]
+        body_size, extra_size = len(body), len(extra)
+        head = _HEAD.pack(kind, flags, slot, number, first, second, seconds, body_size, extra_size)
+        return [head + body + extra] if body_size + extra_size < _JOIN_BYTES else [head, body, extra]
 
 
 class FrameReader:
@@ -95,6 +96,8 @@ class FrameReader:
             data = os.read(self._fd, _READ_BYTES)
             if not data:
                 raise EOFError
+            if not self._buffer and (frame := _only_frame(data)) is not None:
+                return [frame]
             self._buffer += data
         return self._split()
 
@@ -128,6 +131,17 @@ class FrameReader:
         self._rest = memoryview(whole)[have:]
 
 
+def _only_frame(data: bytes) -> Frame | None:
+    """The frame that these bytes are, as in most round trips; None where they are more or less than one."""
+    if len(data) < _HEAD.size:
+        return None
+    head = _HEAD.unpack_from(data)
+    extra = _HEAD.size + head[7]
+    if len(data) != extra + head[8]:
+        return None
+    return Frame._make((*head[:7], data[_HEAD.size : extra], data[extra:]))
+
+
 class FrameWriter:
     """Writes frames to a file descriptor; one that does not wait may leave a backlog."""
 
@@ -145,7 +159,7 @@ class FrameWriter:
             written = os.writev(self._fd, parts)
         except BlockingIOError:
             written = 0
-        if written == sum(map(len, parts)):
+        if written == (len(parts[0]) if len(parts) == 1 else sum(map(len, parts))):
             return True
         self._backlog.extend(memoryview(part) for part in parts)
         self._drop(written)

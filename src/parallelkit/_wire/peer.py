@@ -18,6 +18,9 @@ from .frames import ONCE, Frame, FrameReader, FrameWriter, Kind
 
 __all__ = ["Owner", "Peer", "Selector"]
 
+PIPE_BYTES = 1 << 18
+"""As much as a socket pair holds. More would bring many workers to the limit of a user's pipes, 64 MiB."""
+
 
 class Selector(selectors.DefaultSelector):
     """Waits for many descriptors, some of which may be left out for a while where there is epoll."""
@@ -51,20 +54,20 @@ class Selector(selectors.DefaultSelector):
         """Do not report this descriptor until `resume`."""
         self._selector.modify(fd, 0)
 
-    def resume(self, fd: int, *, writing: bool) -> None:
-        """Report it again."""
-        self._selector.modify(fd, select.EPOLLIN | (select.EPOLLOUT if writing else 0))
+    def resume(self, fd: int) -> None:
+        """Report it again, when it can be read."""
+        self._selector.modify(fd, select.EPOLLIN)
 
 
 class Owner(Protocol):
     """Who makes the processes, and is told what comes of them."""
 
     def new_pipe(self) -> tuple[Any, Any]:
-        """Two connected ends, ours and the worker's."""
+        """The end to read from and the end to write to, as connections of multiprocessing."""
         ...
 
-    def new_process(self, worker: Hashable, connection: Any, claims: ClaimTable) -> Any:
-        """A worker process, not started yet."""
+    def new_process(self, worker: Hashable, chunks: Any, answers: Any, claims: ClaimTable) -> Any:
+        """A worker process, not started yet, with its ends of two pipes."""
         ...
 
     def on_frame(self, peer: Peer, frame: Frame) -> None:
@@ -77,7 +80,7 @@ class Owner(Protocol):
 
 
 class Peer:
-    """One worker process as the parent sees it: its socket, its claims, the chunks it has."""
+    """One worker process as the parent sees it: its two pipes, its claims, the chunks it has."""
 
     def __init__(self, worker: Hashable, owner: Owner, selector: Selector):
         self.worker = worker
@@ -94,27 +97,32 @@ class Peer:
         self._settled: dict[int, int] = {}
         self._free_slots = list(range(SLOTS))
         self._claims = ClaimTable()
-        self._connection, theirs = owner.new_pipe()
+        self._up, theirs_to_write = owner.new_pipe()
+        theirs_to_read, self._down = owner.new_pipe()
         try:
-            self.process = owner.new_process(worker, theirs, self._claims)
+            self.process = owner.new_process(worker, theirs_to_read, theirs_to_write, self._claims)
             self.process.start()
         except BaseException:
-            self._connection.close()
+            self._up.close()
+            self._down.close()
             self._claims.close()
             raise
         finally:
-            theirs.close()
-        fd = self._connection.fileno()
-        os.set_blocking(fd, False)
-        self._reader = FrameReader(fd)
-        self._writer = FrameWriter(fd)
-        self._fd: int | None = fd
+            theirs_to_read.close()
+            theirs_to_write.close()
+        self._up_fd, self._down_fd = self._up.fileno(), self._down.fileno()
+        for fd in (self._up_fd, self._down_fd):
+            os.set_blocking(fd, False)
+            widen(fd)
+        self._reader = FrameReader(self._up_fd)
+        self._writer = FrameWriter(self._down_fd)
+        self._open = True  # the pipes
         self._death = death_fd(self.process)
-        self._selector.register(fd, selectors.EVENT_READ, self._on_socket)
+        self._selector.register(self._up_fd, selectors.EVENT_READ, self._on_answers)
         self._selector.register(self._death, selectors.EVENT_READ, self._on_death)
         if selector.can_pause:
             self._poll = select.poll()
-            self._poll.register(fd, select.POLLIN)
+            self._poll.register(self._up_fd, select.POLLIN)
             self._poll.register(self._death, select.POLLIN)
 
     # Down
@@ -152,9 +160,10 @@ class Peer:
         if self._gone:
             return
         self._gone = True
-        self._fd = None
+        self._open = False
         finalizer = self.process._popen.finalizer
-        self._connection.close()
+        self._up.close()
+        self._down.close()
         self._claims.close()
         everywhere: Any = processes
         everywhere._children.discard(self.process)  # else it would be joined at exit, by one that cannot
@@ -163,11 +172,12 @@ class Peer:
                 os.close(fd)
 
     def _write(self, frame: Frame, slot: int = 0, *, with_body: bool = True) -> None:
-        if self._fd is None:
+        if not self._open:
             return
+        waited = self._writer.waits
         try:
-            if not self._writer.write(frame, slot, with_body=with_body):
-                self._selector.modify(self._fd, selectors.EVENT_READ | selectors.EVENT_WRITE, self._on_socket)
+            if not self._writer.write(frame, slot, with_body=with_body) and not waited:
+                self._selector.register(self._down_fd, selectors.EVENT_WRITE, self._on_room)
         except OSError:
             pass  # it is dying; its death is reported on its own
 
@@ -182,14 +192,14 @@ class Peer:
             return False
         try:
             with self._lock:
-                if self._fd is None:
+                if not self._open:
                     return False
-                self._selector.pause(self._fd)
+                self._selector.pause(self._up_fd)
             deadline = None if timeout is None else monotonic() + timeout
             while chunk_id in self._chunks:
                 left = None if deadline is None else max(0.0, deadline - monotonic()) * 1000
                 ready = self._poll.poll(left)
-                if not ready or self._fd is None:
+                if not ready or not self._open:
                     break
                 if not self._read_or_kill() or any(fd == self._death for fd, _ in ready):
                     break
@@ -197,8 +207,8 @@ class Peer:
         finally:
             self._reading.release()
             with self._lock:
-                if self._fd is not None:
-                    self._selector.resume(self._fd, writing=self._writer.waits)
+                if self._open:
+                    self._selector.resume(self._up_fd)
 
     def _read_or_kill(self) -> bool:
         try:
@@ -207,30 +217,33 @@ class Peer:
             self.kill(None)
             raise
 
-    def _on_socket(self, events: int) -> None:
-        if events & selectors.EVENT_WRITE:
-            self._flush()
-        if events & selectors.EVENT_READ and self._reading.acquire(blocking=False):
+    def _on_answers(self, events: int) -> None:
+        if self._reading.acquire(blocking=False):
             try:
                 self._read()
             finally:
                 self._reading.release()
 
-    def _flush(self) -> None:
-        with self._lock, suppress(OSError):
-            if self._fd is not None and self._writer.flush():
-                self._selector.modify(self._fd, selectors.EVENT_READ, self._on_socket)
+    def _on_room(self, events: int) -> None:
+        """There is room for what could not be written at once."""
+        with self._lock:
+            try:
+                done = self._open and self._writer.flush()
+            except OSError:  # it is dying
+                done = True
+            if done and self._open:
+                self._selector.unregister(self._down_fd)
 
     def _read(self) -> bool:
         """Read once, and pass on what came; whether there may be more."""
-        if self._fd is None:
+        if not self._open:
             return False
         try:
             frames = self._reader.read()
         except BlockingIOError:
             return False
         except (EOFError, OSError):
-            self._close_socket()
+            self._close_pipes()
             return False
         for frame in frames:
             self.ready = True
@@ -241,7 +254,7 @@ class Peer:
         with self._reading:  # who listens in our stead is woken by the same death, and lets go
             while self._read():
                 pass
-            self._close_socket()
+            self._close_pipes()
         self._selector.unregister(self._death)
         self.process.join()
         exitcode = self.process.exitcode
@@ -253,12 +266,15 @@ class Peer:
         self._owner.on_death(self, exitcode)
         self._claims.close()
 
-    def _close_socket(self) -> None:
+    def _close_pipes(self) -> None:
         with self._lock:
-            if self._fd is not None:
-                self._selector.unregister(self._fd)
-                self._connection.close()
-                self._fd = None
+            if self._open:
+                self._open = False
+                self._selector.unregister(self._up_fd)
+                with suppress(KeyError):  # only while something waits to be written
+                    self._selector.unregister(self._down_fd)
+                self._up.close()
+                self._down.close()
 
     # The chunks it has
 
@@ -294,6 +310,16 @@ class Peer:
                 return None
             slot = self._chunks[chunk_id][1]
             return self._claims.started(slot), self._claims.since(slot)
+
+
+def widen(fd: int) -> None:
+    """Have a pipe hold more than the 64 KiB that it does by itself, at which large answers move slowly."""
+    try:
+        import fcntl
+
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    except (ImportError, AttributeError, OSError):  # not Linux, or this user has as much as he may
+        pass
 
 
 def death_fd(process: Any) -> int:

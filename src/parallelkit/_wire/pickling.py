@@ -75,20 +75,21 @@ def dumps_by_reference(obj: object) -> bytes | None:
         return None
     # A mention of a global holds the name of its module, "__main__" or "__mp_main__". These bytes may
     # be there by chance, which costs time and nothing else.
-    if b"_main__" in pickled or ("cloudpickle" in sys.modules and _mentions_registered(pickled)):
+    if b"_main__" in pickled or (_registered_by_value() and _mentions_registered(pickled)):
         return None
     return pickled
 
 
 def _mentions_registered(pickled: bytes) -> bool:
-    registered = _registered_by_value()
-    return bool(registered) and any(name.encode() in pickled for name in registered)
+    return any(name.encode() in pickled for name in _registered_by_value())
 
 
 def _registered_by_value() -> Set[str]:
     # Not cloudpickle's public call, which copies the set: this runs for every pickle. While another
     # thread is importing cloudpickle, the set may not be there yet.
     cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
+    if cloudpickle is None:
+        return _NO_MODULES
     registered: Set[str] = getattr(cloudpickle, "_PICKLE_BY_VALUE_MODULES", _NO_MODULES)
     return registered
 

@@ -1,7 +1,7 @@
 """Workers that are processes: for work that computes.
 
-Each worker is a `multiprocessing.Process` with a socket pair of its own, over which chunks go down and
-outcomes come up in frames (see `_wire.frames`), and a table of claims in shared memory. One thread of the
+Each worker is a `multiprocessing.Process` with two pipes of its own, in which chunks go down and outcomes
+come up in frames (see `_wire.frames`), and a table of claims in shared memory. One thread of the
 parent, started with the first worker, reads all answers and learns of all deaths.
 """
 
@@ -151,10 +151,10 @@ class ProcessBackend(Backend):
             return peer
 
     def new_pipe(self) -> tuple[Any, Any]:
-        ours, theirs = self._context.Pipe()
-        return ours, theirs
+        to_read, to_write = self._context.Pipe(duplex=False)
+        return to_read, to_write
 
-    def new_process(self, worker: Hashable, connection: Any, claims: ClaimTable) -> Any:
+    def new_process(self, worker: Hashable, chunks: Any, answers: Any, claims: ClaimTable) -> Any:
         """A worker process, not started yet."""
         function: bytes | None = None
         arguments: tuple[Any, ...] = ()
@@ -164,7 +164,8 @@ class ProcessBackend(Backend):
         return self._context.Process(
             target=serve,
             args=(
-                connection,
+                chunks,
+                answers,
                 claims,
                 worker,
                 os.getpid(),
