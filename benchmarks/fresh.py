@@ -152,13 +152,20 @@ def starting(quick: bool) -> Iterator[Row]:
                 program = str(PROGRAMS / "start.py")
                 sides = {
                     side: partial(answer, environment, program, side, method, kind)
-                    for side in ("ours", "pool")
+                    for side in ("ours", "pool", "futures")
                 }
                 for run in sides.values():
                     run()
                 took: Any = interleaved(2 if quick else 7, sides)
             for place, state in enumerate(("cold", "warm")):
-                ours, theirs = ([pair[place] for pair in took[side]] for side in ("ours", "pool"))
+                ours, theirs, others = ([pair[place] for pair in took[side]] for side in sides)
                 what = f"7. start, map two items, end: {method}, {state}, {of}"
                 against = f"Pool {time_text(median(theirs))}"
-                yield Row(what, middle(ours), against, median(ours) / median(theirs), "<= 1.00")
+                yield Row(
+                    what,
+                    middle(ours),
+                    against,
+                    median(ours) / median(theirs),
+                    "<= 1.00",
+                    f"ProcessPoolExecutor {middle(others)}",
+                )

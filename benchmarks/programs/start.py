@@ -1,6 +1,6 @@
-"""Start two workers, map two items, end: once cold, then warm. Prints the seconds as JSON.
+"""Start two workers, map two items, end: once cold, imports included, then warm. Prints the seconds as JSON.
 
-usage: start.py ours|pool fork|forkserver|spawn builtin|own [times warm]
+usage: start.py ours|pool|futures fork|forkserver|spawn builtin|own [times warm]
 """
 
 import json
@@ -14,16 +14,29 @@ def double(number):
 
 
 def ours(method, function):
+    import parallelkit
+
     with parallelkit.Executor("process", 2, mp_context=method) as executor:
         return list(executor.map(function, [1, 2]))
 
 
 def pool(method, function):
+    import multiprocessing
+
     workers = multiprocessing.get_context(method).Pool(2)
     values = workers.map(function, [1, 2])
     workers.close()
     workers.join()
     return values
+
+
+def futures(method, function):
+    import concurrent.futures
+    import multiprocessing
+
+    context = multiprocessing.get_context(method)
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as executor:
+        return list(executor.map(function, [1, 2]))
 
 
 def seconds(side, method, function):
@@ -36,10 +49,6 @@ def seconds(side, method, function):
 
 if __name__ == "__main__":
     _, side, method, kind, *times = sys.argv
-    if side == "ours":
-        import parallelkit
-    else:
-        import multiprocessing
     arguments = globals()[side], method, abs if kind == "builtin" else double
     cold = seconds(*arguments)
     warm = [seconds(*arguments) for _ in range(int(times[0]) if times else 5)]

@@ -121,6 +121,8 @@ def is_async(function: object) -> bool:
     if isinstance(function, _PLAIN) and not getattr(function, "__dict__", None):
         code = getattr(function, "__code__", None)  # the plain case, which each submit asks for
         return code is not None and bool(code.co_flags & _CO_COROUTINE)
+    if function is None:
+        return False
     from inspect import iscoroutinefunction  # 10 ms, for what is seldom
 
     while isinstance(function, partial):

@@ -40,7 +40,7 @@ __all__ = [
     "run_chunk_async",
 ]
 
-RUN_SECONDS = 0.0002  # benchmarks/run_seconds.py
+RUN_SECONDS = 0.0002  # benchmarks/constants.py
 """The length of a run. What is inside one cannot be taken back; between two a claim costs 1 to 2 µs."""
 
 REPORT_SECONDS = 0.05

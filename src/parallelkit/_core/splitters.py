@@ -6,13 +6,13 @@ from typing import Protocol
 
 __all__ = ["Adaptive", "Fixed", "Splitter"]
 
-CHUNK_SECONDS = 0.02  # benchmarks/chunk_seconds.py
+CHUNK_SECONDS = 0.02  # benchmarks/constants.py
 """The run time that a chunk aims at: two hundred times what it costs to carry one."""
 
 SHARES = 2
 """A chunk takes at most one part in SHARES x workers of what is left, so that sizes shrink at the end."""
 
-LEAST_SECONDS = 0.001
+LEAST_SECONDS = 0.001  # benchmarks/constants.py
 """Sizes shrink no further than to this run time: below it a chunk costs more to carry than it evens out."""
 
 GROWTH = 16

@@ -18,7 +18,7 @@ from .frames import ONCE, Frame, FrameReader, FrameWriter, Kind
 
 __all__ = ["Owner", "Peer", "Selector"]
 
-PIPE_BYTES = 1 << 18
+PIPE_BYTES = 1 << 18  # benchmarks/constants.py
 """As much as a socket pair holds. More would bring many workers to the limit of a user's pipes, 64 MiB."""
 
 

@@ -25,7 +25,7 @@ from .pickling import dumps, follow, loads, pack_exception, salvage, unpicklable
 
 __all__ = ["Portable", "WorkerName", "serve"]
 
-LOOKOUT_SECONDS = 0.0002
+LOOKOUT_SECONDS = 0.0002  # benchmarks/constants.py
 """How long a worker stays awake for the next chunk: a few times what it takes to wake it."""
 
 _LEAVE_MAIN_ALONE = (

@@ -46,17 +46,23 @@ def new_backend(name: str, max_workers: int | None, options: dict[str, Any]) -> 
     """
     kind = _find(name)
     given = {option: value for option, value in options.items() if value is not None}
-    from inspect import signature  # 10 ms, which the first executor pays and not the import
-
-    taken = signature(kind).parameters
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
-        for option in given:
-            if option not in taken:
-                raise TypeError(
-                    f"the {name!r} backend takes no {option}; leave it out, or choose another backend"
-                )
+    for option in given:
+        if not _takes(kind, option):
+            raise TypeError(
+                f"the {name!r} backend takes no {option}; leave it out, or choose another backend"
+            )
     backend: Backend = kind(kind.default_workers() if max_workers is None else max_workers, **given)
     return backend
+
+
+def _takes(kind: type[Any], option: str) -> bool:
+    """Whether the class can be made with this keyword."""
+    if option in (getattr(kind.__init__, "__kwdefaults__", None) or ()):
+        return True  # so it is with ours, and inspect takes 10 ms to import
+    from inspect import signature
+
+    parameters = signature(kind).parameters
+    return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _find(name: str) -> type[Any]:

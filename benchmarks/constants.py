@@ -1,0 +1,181 @@
+"""Where the constants of the engine come from: `python benchmarks/constants.py [NAME ...]`.
+
+Each constant is given some values, the one in force among them, and what it trades is measured for each:
+one row a measure, one column a value, the values in turn within a round, medians. Worker processes are
+forked, so that they have the value too. Two workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import islice
+from typing import Any
+
+from parallelkit import Executor
+
+if __package__:
+    from .engine import placed, round_trip_seconds
+    from .measuring import interleaved, machine, middle, seconds
+    from .work import burn, cost_laws, loops_per_second, square
+else:
+    from engine import placed, round_trip_seconds
+    from measuring import interleaved, machine, middle, seconds
+    from work import burn, cost_laws, loops_per_second, square
+
+ROUNDS = 7
+MILLION = range(1_000_000)
+SQUARES = list(map(square, MILLION))
+LONG = range(10_000_000)
+SUM = sum(map(square, LONG))
+
+
+# ---------------------------------------------------------------- what is measured
+
+
+def tiny_tasks(executor: Executor) -> float:
+    """a million squares"""
+    return seconds(lambda: list(executor.map(square, MILLION)), SQUARES)
+
+
+def sum_of_squares(executor: Executor) -> float:
+    """the sum of ten million squares"""
+    return seconds(lambda: executor.reduce(operator.add, LONG, map=square), SUM)
+
+
+def law(name: str) -> Callable[[Executor], float]:
+    """The makespan of items that cost what a law says; half a second is ideal."""
+
+    def measure(executor: Executor) -> float:
+        costs = LAWS[name]
+        return seconds(lambda: list(executor.map(burn, costs)), costs)
+
+    measure.__doc__ = f"items: {name}"
+    return measure
+
+
+def first_of_a_stream(executor: Executor) -> float:
+    """the first result of a warm stream of 0.5 ms items"""
+    results = executor.map(burn, LAWS["uniform 0.5 ms"] * 100)
+    list(islice(results, 500))
+    results.close()  # type: ignore[attr-defined]
+    again = executor.map(burn, iter(LAWS["uniform 0.5 ms"]))
+    return seconds(lambda: [next(again)], LAWS["uniform 0.5 ms"][:1])
+
+
+def round_trip(executor: Executor) -> float:
+    """submit(...).result(), parent and workers on different cores"""
+    with placed(0, 1):
+        return round_trip_seconds(lambda: executor.submit(square, 3).result(), 9)
+
+
+def large_results(executor: Executor) -> float:
+    """sixteen results of 8 MiB"""
+    return seconds(lambda: list(map(len, executor.map(bytes, [8 << 20] * 16))), [8 << 20] * 16)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A constant, other values for it, and what it makes a difference to."""
+
+    module: str
+    values: tuple[float, ...]
+    measures: tuple[Callable[[Executor], float], ...]
+
+
+CONSTANTS = {
+    "RUN_SECONDS": Constant(
+        "_worker",
+        (0.00005, 0.0001, 0.0002, 0.0005, 0.002),
+        (tiny_tasks, law("20 µs items"), law("heavy tail at the end")),
+    ),
+    "CHUNK_SECONDS": Constant(
+        "_core.splitters",
+        (0.002, 0.005, 0.01, 0.02, 0.05, 0.2),
+        (tiny_tasks, law("uniform 0.5 ms"), law("heavy tail at the end"), first_of_a_stream),
+    ),
+    "LEAST_SECONDS": Constant(
+        "_core.splitters",
+        (0.0, 0.0002, 0.001, 0.005),
+        (tiny_tasks, sum_of_squares, law("rising"), law("heavy tail at the end")),
+    ),
+    "LARGEST_LEAF": Constant("_core.fold", (256, 512, 1024, 2048, 4096), (sum_of_squares,)),
+    "LOOKOUT_SECONDS": Constant("_wire.serving", (0.0, 0.00005, 0.0001, 0.0002, 0.0005), (round_trip,)),
+    "PIPE_BYTES": Constant("_wire.peer", (1 << 16, 1 << 17, 1 << 18, 1 << 20), (large_results,)),
+}
+
+
+# ---------------------------------------------------------------- with another value
+
+
+@contextmanager
+def valued(name: str, value: float) -> Iterator[None]:
+    """The constant has this value, wherever it was imported to and whatever was made of it."""
+    homes = [import_module(f"parallelkit.{CONSTANTS[name].module}"), import_module("parallelkit.executor")]
+    changes: list[tuple[Any, str, Any]] = [(home, name, value) for home in homes if hasattr(home, name)]
+    if name == "LARGEST_LEAF":
+        changes.append((homes[0], "_LARGEST_LEAF_BITS", int(value).bit_length() - 1))
+    if name == "CHUNK_SECONDS":
+        adaptive = import_module("parallelkit._core.splitters").Adaptive
+        changes.append((adaptive.__init__, "__defaults__", (1, value, 1)))
+    before = [(home, attribute, getattr(home, attribute)) for home, attribute, _ in changes]
+    for home, attribute, new in changes:
+        setattr(home, attribute, new)
+    try:
+        yield
+    finally:
+        for home, attribute, old in before:
+            setattr(home, attribute, old)
+
+
+def in_force(name: str) -> float:
+    value: float = getattr(import_module(f"parallelkit.{CONSTANTS[name].module}"), name)
+    return value
+
+
+def table(name: str) -> Iterator[str]:
+    constant = CONSTANTS[name]
+    head = [f"{value:g}{' *' if value == in_force(name) else ''}" for value in constant.values]
+    yield f"\n{name:<58}" + "".join(f"{cell:>12}" for cell in head)
+    with ExitStack() as stack:
+        executors = {}
+        for value in constant.values:
+            with valued(name, value):
+                executors[value] = stack.enter_context(Executor("process", 2, mp_context="fork"))
+                list(executors[value].map(abs, range(100)))  # the workers are forked now
+        for measure in constant.measures:
+
+            def side(value: float, measure: Callable[[Executor], float] = measure) -> float:
+                with valued(name, value):
+                    return measure(executors[value])
+
+            sides = {str(value): lambda value=value: side(value) for value in constant.values}  # type: ignore[misc]
+            for warm_up in sides.values():
+                warm_up()
+            took = interleaved(ROUNDS, sides)
+            yield f"  {measure.__doc__:<56}" + "".join(f"{middle(times):>12}" for times in took.values())
+
+
+LAWS: dict[str, list[int]] = {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])  # type: ignore[union-attr]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CONSTANTS)}; default: all")
+    names = parser.parse_args().names or list(CONSTANTS)
+    for name in names:
+        if name not in CONSTANTS:
+            parser.error(f"there is no constant {name}; there are {', '.join(CONSTANTS)}")
+    LAWS.update(cost_laws(loops_per_second()))
+    print(f"{machine()}; 2 workers; medians of {ROUNDS} rounds; * is in force")
+    for name in names:
+        for line in table(name):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

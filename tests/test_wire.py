@@ -1,0 +1,167 @@
+"""Frames on a pipe, however the bytes come; and when a worker stays awake for the next."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from parallelkit._wire import serving
+from parallelkit._wire.frames import Frame, FrameReader, FrameWriter, Kind
+from parallelkit._wire.serving import LOOKOUT_SECONDS, Lookout
+
+numbers = st.integers(-(2**63), 2**63 - 1)
+frames = st.builds(
+    Frame,
+    st.sampled_from(list(Kind)),
+    st.integers(0, 255),
+    st.integers(0, 65535),
+    numbers,
+    numbers,
+    numbers,
+    st.floats(0, 1e6),
+    st.binary(max_size=200),
+    st.binary(max_size=200) | st.just(bytes(100_000)),
+)
+
+
+@pytest.fixture
+def pipe():
+    ends = os.pipe()
+    yield ends
+    for fd in ends:
+        os.close(fd)
+
+
+def written(frame):
+    return b"".join(frame.parts(frame.slot, with_body=True))
+
+
+class TestReading:
+    @given(st.lists(frames, max_size=6), st.data())
+    def test_frames_are_the_same_however_their_bytes_come(self, sent, data):
+        stream = b"".join(map(written, sent))
+        cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=8).map(sorted))
+        to_read, to_write = os.pipe()
+        try:
+            os.set_blocking(to_read, False)
+            reader, came = FrameReader(to_read), []
+            for start, stop in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+                for at in range(start, stop, 4096):  # less than a pipe holds
+                    os.write(to_write, stream[at : min(at + 4096, stop)])
+                    came += read_all(reader)
+        finally:
+            os.close(to_read)
+            os.close(to_write)
+        assert came == sent
+
+    def test_the_end_is_told_from_nothing_yet(self):
+        to_read, to_write = os.pipe()
+        os.set_blocking(to_read, False)
+        reader = FrameReader(to_read)
+        with pytest.raises(BlockingIOError):
+            reader.read()
+        os.close(to_write)
+        with pytest.raises(EOFError):
+            reader.read()
+        os.close(to_read)
+
+    def test_a_body_that_the_other_side_knows_is_left_out(self):
+        frame = Frame(Kind.CHUNK, number=7, body=b"function", extra=b"items")
+        assert b"function" not in b"".join(frame.parts(3, with_body=False))
+        assert b"items" in b"".join(frame.parts(3, with_body=False))
+
+
+def read_all(reader):
+    came = []
+    try:
+        while True:
+            came += reader.read()
+    except BlockingIOError:
+        return came
+
+
+class TestWriting:
+    def test_what_a_pipe_does_not_take_waits_and_keeps_its_order(self, pipe):
+        to_read, to_write = pipe
+        for fd in pipe:
+            os.set_blocking(fd, False)
+        reader, writer = FrameReader(to_read), FrameWriter(to_write)
+        sent = [Frame(Kind.CHUNK, number=number, extra=bytes([number]) * 50_000) for number in range(20)]
+        at_once = [writer.write(frame) for frame in sent]
+        assert at_once[0]
+        assert not at_once[-1]
+        assert writer.waits
+        came = []
+        while len(came) < len(sent):
+            came += read_all(reader)
+            writer.flush()
+        assert came == sent
+        assert not writer.waits
+
+
+class Clock:
+    """Time goes on by a tenth of the patience at each look at it."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(serving, "perf_counter", self)
+
+    def __call__(self):
+        self.now += LOOKOUT_SECONDS / 10
+        return self.now
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the worker always sleeps here")
+class TestLookingOut:
+    @pytest.fixture(autouse=True)
+    def two_cores(self, monkeypatch):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+
+    def test_is_not_done_before_the_first_chunk(self, monkeypatch, pipe):
+        clock = Clock(monkeypatch)
+        Lookout(pipe[0]).look()
+        assert clock.now == pytest.approx(LOOKOUT_SECONDS / 10), "one look at the clock"
+
+    def test_ends_when_it_took_too_long_and_is_not_done_again(self, monkeypatch, pipe):
+        clock = Clock(monkeypatch)
+        lookout = Lookout(pipe[0])
+        lookout.look()
+        lookout.note()  # it came at once
+        before = clock.now
+        lookout.look()
+        assert clock.now - before > LOOKOUT_SECONDS
+        lookout.note()  # it came late
+        before = clock.now
+        lookout.look()
+        assert clock.now - before < LOOKOUT_SECONDS
+
+    @pytest.mark.parametrize("what", ["something to read", "the end"])
+    def test_sees(self, monkeypatch, what):
+        clock = Clock(monkeypatch)
+        to_read, to_write = os.pipe()
+        lookout = Lookout(to_read)
+        lookout.look()
+        lookout.note()
+        if what == "the end":
+            os.close(to_write)
+        else:
+            os.write(to_write, b"x")
+        before = clock.now
+        lookout.look()
+        assert clock.now - before < LOOKOUT_SECONDS / 2
+        os.close(to_read)
+        if what != "the end":
+            os.close(to_write)
+
+    def test_is_never_done_on_one_core(self, monkeypatch, pipe):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+        clock = Clock(monkeypatch)
+        lookout = Lookout(pipe[0])
+        lookout.look()
+        lookout.note()
+        before = clock.now
+        lookout.look()
+        assert clock.now - before < LOOKOUT_SECONDS
