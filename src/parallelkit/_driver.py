@@ -276,14 +276,17 @@ class Driver:
                 if resolve:
                     owing, self._owing = self._owing, owing
                 close = self._closing and not self._calls and not self._closed.is_set()
+                stuck = self._stuck_workers() if close else set()
                 if close:
                     self._closed.set()
-            for call, flight in steps:
-                self._carry(call, flight)
-            for call in owing:
-                call.resolve()
-            if close:
-                self._close_backend()
+            try:
+                for call, flight in steps:
+                    self._carry(call, flight)
+                for call in owing:
+                    call.resolve()
+            finally:  # whoever waits for the backend to be gone must not wait in vain, as after Ctrl-C
+                if close:
+                    self._close_backend(stuck)
             # A tail may have been wanted, by this thread or another, before the chunk had been carried.
             asked = [step for step in steps if step[1].asked]
             if not asked and not self._letters:
@@ -369,16 +372,19 @@ class Driver:
         for call in self._calls:
             call.scheduler.workers = self.workers
 
-    def _close_backend(self) -> None:
-        if self._backend.can_abandon:
-            for worker in {worker for i, (call, worker) in self._flights.items() if self._is_left(i, call)}:
-                self._backend.abandon(worker, WorkerDied("its call was left"))
+    def _close_backend(self, stuck: set[Hashable]) -> None:
+        for worker in stuck:
+            self._backend.abandon(worker, WorkerDied("its call was left"))
         self._backend.close(kill=self._killed)
 
-    def _is_left(self, chunk_id: int, call: Call) -> bool:
-        """Whether a worker is in a chunk of a call that was left: nobody waits for it, nor for its worker."""
-        running = self._backend.running(chunk_id) if call.scheduler.stopped else None
-        return running is not None and running[0] > 0
+    def _stuck_workers(self) -> set[Hashable]:
+        """Those in a chunk of a call that was left, which nobody waits for, where they can be given up."""
+        stuck: set[Hashable] = set()
+        for chunk_id, (call, worker) in self._flights.items() if self._backend.can_abandon else ():
+            running = self._backend.running(chunk_id) if call.scheduler.stopped else None
+            if running is not None and running[0] > 0:
+                stuck.add(worker)
+        return stuck
 
     def _begin_close(self, cancel: bool, kill: BaseException | None) -> None:
         self._killed = self._killed or kill is not None
