@@ -227,15 +227,38 @@ def test_an_answer_that_comes_too_late_is_not_heard() -> None:
     assert lost_items(list(results)) == [0]
 
 
-def test_a_worker_comes_back_under_its_name() -> None:
+def test_a_name_is_of_one_worker() -> None:
     backend = FakeBackend(workers=1)
     executor = Executor(backend)
-    for attempt in range(3):
-        future = executor.submit(negative, attempt)
-        backend.lose(0)
+    future = executor.submit(negative, 5)
+    backend.lose(0)
+    with pytest.raises(ValueError, match="a new one"):
         backend.join_worker(0)
-        backend.finish_all()
-        assert future.result(0) == -attempt
+    backend.join_worker("in its place")
+    backend.finish_all()
+    assert future.result(0) == -5
+
+
+def test_a_chunk_that_is_late_for_its_worker_runs_once() -> None:
+    """It is on its way from one thread while another hears that the worker is gone."""
+    backend = FakeBackend(workers=1)
+    executor = Executor(backend)
+    carried = []
+    submit = backend.submit
+
+    def slow(worker: Hashable, *parcel: Any) -> None:
+        backend.submit = submit  # type: ignore[method-assign]
+        backend.lose(worker)
+        backend.join_worker("in its place")
+        carried.append(backend.chunks())
+        submit(worker, *parcel)
+
+    backend.submit = slow  # type: ignore[method-assign]
+    future = executor.submit(negative, 5)
+    assert [chunk.worker for chunk in carried[0]] == ["in its place"]
+    assert backend.chunks() == carried[0], "what comes late is not run"
+    backend.finish_all()
+    assert future.result(0) == -5
 
 
 class _LosesWhatItIsGiven(FakeBackend):

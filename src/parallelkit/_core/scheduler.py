@@ -332,6 +332,7 @@ class Scheduler:
         if flight is None:
             return []
         self._land(flight)
+        self._busy_until.pop(flight.worker, None)
         claimed = min(max(fact.claimed, flight.settled), flight.chunk.stop)
         self._put_back(flight.chunk, claimed)
         if claimed == flight.settled:

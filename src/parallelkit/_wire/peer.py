@@ -6,7 +6,6 @@ import os
 import select
 import selectors
 import threading
-from collections.abc import Hashable
 from contextlib import suppress
 from multiprocessing import process as processes
 from time import monotonic
@@ -66,7 +65,7 @@ class Owner(Protocol):
         """The end to read from and the end to write to, as connections of multiprocessing."""
         ...
 
-    def new_process(self, worker: Hashable, chunks: Any, answers: Any, claims: ClaimTable) -> Any:
+    def new_process(self, worker: int, chunks: Any, answers: Any, claims: ClaimTable) -> Any:
         """A worker process, not started yet, with its ends of two pipes."""
         ...
 
@@ -82,7 +81,7 @@ class Owner(Protocol):
 class Peer:
     """One worker process as the parent sees it: its two pipes, its claims, the chunks it has."""
 
-    def __init__(self, worker: Hashable, owner: Owner, selector: Selector):
+    def __init__(self, worker: int, owner: Owner, selector: Selector):
         self.worker = worker
         self.ready = False
         self.expendable = False  # its death is no news: it was told to go
@@ -127,10 +126,11 @@ class Peer:
 
     # Down
 
-    def send_chunk(self, frame: Frame, chunk: Chunk) -> None:
+    def send_chunk(self, frame: Frame, chunk: Chunk) -> bool:
+        """Send a chunk, if the worker lives; whether it does."""
         with self._lock:
             if self._gone:
-                return  # the driver has heard of it, and takes the chunk for unstarted
+                return False
             slot = self._free_slots.pop()
             self._claims.open(slot, len(chunk))
             self._chunks[frame.number] = chunk, slot
@@ -138,6 +138,7 @@ class Peer:
             if not frame.flags & ONCE:
                 self._knows.add(frame.first)
             self._write(frame, slot, with_body=not known)
+            return True
 
     def forget(self, key: int) -> None:
         with self._lock:

@@ -28,7 +28,10 @@ __all__ = ["Backend", "Broken", "Event", "Post", "Rejected", "Settled", "WorkerJ
 
 
 class WorkerJoined(NamedTuple):
-    """A worker, by any hashable name, can take chunks. It need not be running yet."""
+    """A worker, by any hashable name, can take chunks. It need not be running yet.
+
+    One that takes the place of another has a name of its own: chunks for that one may still be on their way.
+    """
 
     worker: Hashable
 
@@ -86,7 +89,8 @@ class Backend(ABC):
     def submit(self, worker: Hashable, chunk_id: int, work: Work, chunk: Chunk) -> None:
         """Carry a chunk to a worker that has joined. Does not wait, does not raise: it reports.
 
-        Every chunk must be reported: settled with `last`, rejected, or with its worker left.
+        Every chunk must be reported: settled with `last`, rejected, or with its worker left. One for a worker
+        that has left is not run: it was, or will be, handed out again because of that.
         """
 
     @abstractmethod

@@ -65,7 +65,8 @@ class ProcessBackend(Backend):
         self._selector = Selector()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
-        self._peers: dict[Hashable, Peer] = {}
+        self._unstarted: set[int] = set()
+        self._peers: dict[int, Peer] = {}
         self._carriers: dict[int, Peer] = {}  # by number of chunk
         self._pickling = threading.Lock()
         self._functions = FunctionPickles()
@@ -77,25 +78,31 @@ class ProcessBackend(Backend):
     def start(self, post: Post) -> None:
         self._post = post
         for index in range(self._max_workers):
-            post(WorkerJoined(index))
+            self._join(index)
+
+    def _join(self, worker: int) -> None:
+        """A worker may be started. Its index is the rest of its name, divided by the number of workers."""
+        self._unstarted.add(worker)
+        self._post(WorkerJoined(worker))
 
     # Down
 
     def submit(self, worker: Hashable, chunk_id: int, work: Work, chunk: Chunk) -> None:
+        assert isinstance(worker, int)
         try:
             frame = self._pack(chunk_id, work, chunk)
         except _Unpicklable as unpicklable:
             self._post(Rejected(chunk_id, unpicklable.failures))
             return
-        peer = self._peers.get(worker)
-        if peer is None:
-            try:
-                peer = self._start(worker)
-            except Exception as error:
-                self._post(Broken(_start_failed(error)))
-                return
-        self._carriers[chunk_id] = peer
-        peer.send_chunk(frame, chunk)
+        try:
+            peer = self._peers.get(worker) or self._start(worker)
+        except Exception as error:
+            self._post(Broken(_start_failed(error)))
+            return
+        if peer is not None:
+            self._carriers[chunk_id] = peer
+            if not peer.send_chunk(frame, chunk):
+                del self._carriers[chunk_id]
 
     def _pack(self, chunk_id: int, work: Work, chunk: Chunk) -> Frame:
         flags = 0
@@ -134,15 +141,17 @@ class ProcessBackend(Backend):
             known = self._works[id(work)] = self._work_keys(), dumps(work)
         return known
 
-    def _start(self, worker: Hashable) -> Peer:
+    def _start(self, worker: int) -> Peer | None:
+        """Start the process of a worker; None if it has ended already."""
         with self._starting:
             peer = self._peers.get(worker)
-            if peer is None:
+            if peer is None and worker in self._unstarted:
                 if self._closed:
                     raise RuntimeError("the executor is closed")
                 if self._server_signals:
                     _start_server()
                 peer = self._peers[worker] = Peer(worker, self, self._selector)
+                self._unstarted.discard(worker)
                 if self._thread is None:
                     # Not joined at interpreter exit: close() and join() are called there in time.
                     thread = threading.Thread(target=self._listen, name="parallelkit-answers", daemon=True)
@@ -154,7 +163,7 @@ class ProcessBackend(Backend):
         to_read, to_write = self._context.Pipe(duplex=False)
         return to_read, to_write
 
-    def new_process(self, worker: Hashable, chunks: Any, answers: Any, claims: ClaimTable) -> Any:
+    def new_process(self, worker: int, chunks: Any, answers: Any, claims: ClaimTable) -> Any:
         """A worker process, not started yet."""
         function: bytes | None = None
         arguments: tuple[Any, ...] = ()
@@ -167,7 +176,7 @@ class ProcessBackend(Backend):
                 chunks,
                 answers,
                 claims,
-                worker,
+                self._index(worker),
                 os.getpid(),
                 function,
                 Portable(arguments),
@@ -175,8 +184,11 @@ class ProcessBackend(Backend):
                 self._max_tasks,
                 self._context.get_start_method() == "fork",
             ),
-            name=WorkerName(f"parallelkit-{worker}"),
+            name=WorkerName(f"parallelkit-{self._index(worker)}"),
         )
+
+    def _index(self, worker: int) -> int:
+        return worker % self._max_workers
 
     # Up
 
@@ -220,10 +232,10 @@ class ProcessBackend(Backend):
             self._failed_starts += 1
             if self._failed_starts >= START_ATTEMPTS:
                 self._post(Broken(_dies_at_start(exitcode)))
-        error = peer.given_up_for or _died(peer, exitcode, indices)
+        error = peer.given_up_for or _died(self._index(peer.worker), exitcode, indices)
         self._post(WorkerLeft(peer.worker, error, claimed))
         if not self._closed:
-            self._post(WorkerJoined(peer.worker))
+            self._join(peer.worker + self._max_workers)
 
     def _land(self, peer: Peer, chunk_id: int) -> Chunk:
         self._carriers.pop(chunk_id, None)
@@ -244,6 +256,7 @@ class ProcessBackend(Backend):
         return None if peer is None else peer.running(chunk_id)
 
     def abandon(self, worker: Hashable, error: Exception) -> None:
+        assert isinstance(worker, int)
         peer = self._peers.get(worker)
         if peer is not None:
             peer.kill(error)
@@ -395,7 +408,7 @@ def _dies_at_start(exitcode: int | None) -> InitializerFailed:
     )
 
 
-def _died(peer: Peer, exitcode: int | None, indices: list[int]) -> WorkerDied:
+def _died(worker: int, exitcode: int | None, indices: list[int]) -> WorkerDied:
     what = (
         "no item"
         if not indices
@@ -403,9 +416,7 @@ def _died(peer: Peer, exitcode: int | None, indices: list[int]) -> WorkerDied:
         if len(indices) == 1
         else f"items {_short(indices)}"
     )
-    return WorkerDied(
-        f"worker {peer.worker} {_ending(exitcode)} while it had {what}", exitcode, tuple(indices)
-    )
+    return WorkerDied(f"worker {worker} {_ending(exitcode)} while it had {what}", exitcode, tuple(indices))
 
 
 def _short(indices: list[int]) -> str:

@@ -41,9 +41,10 @@ class ThreadBackend(Backend):
         self._max_workers = max_workers
         self._new_worker = partial(Worker, initialize=initializer, finalize=finalizer)
         self._name = thread_name_prefix or "parallelkit"
-        self._inboxes: dict[Hashable, SimpleQueue[_Parcel | None]] = {}
-        self._threads: set[threading.Thread] = set()
-        self._flights: dict[int, tuple[Hashable, LocalClaim]] = {}
+        self._unstarted: set[int] = set()
+        self._inboxes: dict[int, SimpleQueue[_Parcel | None]] = {}
+        self._threads: dict[int, threading.Thread] = {}
+        self._flights: dict[int, tuple[int, LocalClaim]] = {}
         self._closed = False
 
     @classmethod
@@ -53,50 +54,55 @@ class ThreadBackend(Backend):
     def start(self, post: Post) -> None:
         self._post = post
         for index in range(self._max_workers):
-            post(WorkerJoined(index))
+            self._join(index)
+
+    def _join(self, worker: int) -> None:
+        """A thread may be started. Its index is the rest of its name, divided by the number of workers."""
+        self._unstarted.add(worker)
+        self._post(WorkerJoined(worker))
 
     def submit(self, worker: Hashable, chunk_id: int, work: Work, chunk: Chunk) -> None:
+        assert isinstance(worker, int)
         claim = LocalClaim(len(chunk))
         self._flights[chunk_id] = worker, claim
-        inbox = self._inboxes.get(worker)
+        inbox = self._inboxes.get(worker) or self._start(worker)
         if inbox is None:
-            inbox = self._inboxes[worker] = SimpleQueue()
-            # Not joined at interpreter exit, where one that is stuck would keep the process: close() and
-            # join() are called there in time.
-            thread = threading.Thread(
-                target=self._serve, args=(worker, inbox), name=f"{self._name}_{worker}", daemon=True
-            )
-            thread.start()
-            self._threads.add(thread)  # not before: Ctrl-C may fall in between
-        inbox.put((chunk_id, work, chunk, claim))
+            self._flights.pop(chunk_id, None)
+        else:
+            inbox.put((chunk_id, work, chunk, claim))
 
-    def _serve(self, index: int, inbox: SimpleQueue[_Parcel | None]) -> None:
+    def _start(self, worker: int) -> SimpleQueue[_Parcel | None] | None:
+        """Start the thread of a worker; None if it was abandoned already."""
+        if worker not in self._unstarted:
+            return None
+        inbox: SimpleQueue[_Parcel | None] = SimpleQueue()
+        self._inboxes[worker] = inbox
+        self._unstarted.discard(worker)
+        # Not joined at interpreter exit, where one that is stuck would keep the process: close() and
+        # join() are called there in time.
+        name = f"{self._name}_{worker % self._max_workers}"
+        thread = threading.Thread(target=self._serve, args=(worker, inbox), name=name, daemon=True)
+        thread.start()
+        self._threads[worker] = thread  # not before: Ctrl-C may fall in between
+        return inbox
+
+    def _serve(self, name: int, inbox: SimpleQueue[_Parcel | None]) -> None:
         """A worker thread, from its first chunk to its end."""
-        worker = self._new_worker(index)
+        worker = self._new_worker(name % self._max_workers)
         try:
             worker.enter()
             while (parcel := inbox.get()) is not None:
                 chunk_id, work, chunk, claim = parcel
-                worker.run(
-                    work, chunk.items, chunk.start, claim, partial(self._report, inbox, index, chunk_id)
-                )
+                worker.run(work, chunk.items, chunk.start, claim, partial(self._report, name, chunk_id))
                 del parcel, work, chunk, claim  # an idle worker keeps nothing of the user's alive
         except InitializerFailed as error:
             self._post(Broken(error))
         finally:
             worker.leave()
-            self._threads.discard(threading.current_thread())
+            self._threads.pop(name, None)
 
-    def _report(
-        self,
-        inbox: SimpleQueue[_Parcel | None],
-        index: int,
-        chunk_id: int,
-        outcomes: Outcomes,
-        seconds: float,
-        last: bool,
-    ) -> None:
-        if self._inboxes.get(index) is not inbox:
+    def _report(self, worker: int, chunk_id: int, outcomes: Outcomes, seconds: float, last: bool) -> None:
+        if worker not in self._inboxes:
             return  # abandoned in the middle of an item, and back too late
         if last:
             self._flights.pop(chunk_id, None)
@@ -111,6 +117,7 @@ class ThreadBackend(Backend):
         return None if flight is None else (flight[1].started, flight[1].since)
 
     def abandon(self, worker: Hashable, error: Exception) -> None:
+        assert isinstance(worker, int)
         inbox = self._inboxes.pop(worker, None)
         if inbox is None:
             return
@@ -120,18 +127,18 @@ class ThreadBackend(Backend):
             if holder == worker:
                 claimed[chunk_id] = claim.take_back(unstarted)
                 del self._flights[chunk_id]
-        self._threads = {thread for thread in self._threads if thread.name != f"{self._name}_{worker}"}
+        self._threads.pop(worker, None)
         self._post(WorkerLeft(worker, error, claimed))
-        self._post(WorkerJoined(worker))
+        self._join(worker + self._max_workers)
 
     def close(self, *, kill: bool = False) -> None:
         inboxes, self._inboxes = self._inboxes, {} if kill else self._inboxes
         for inbox in list(inboxes.values()):
             inbox.put(None)
         if kill:
-            self._threads = set()
+            self._threads = {}
 
     def join(self, timeout: float | None = None) -> None:
-        for thread in list(self._threads):
+        for thread in list(self._threads.values()):
             if thread is not threading.current_thread():
                 thread.join(timeout)

@@ -78,6 +78,7 @@ class FakeBackend(Backend):
         self.can_give_back = can_give_back
         self.closed = self.killed = False
         self._first = range(workers)
+        self._names: set[Hashable] = set()
         self._workers: dict[Hashable, tuple[Worker, Context]] = {}
         self._chunks: dict[int, FakeChunk] = {}
         self._changed = threading.Condition()
@@ -167,7 +168,10 @@ class FakeBackend(Backend):
         self._post(WorkerLeft(worker, error or WorkerDied(f"worker {worker!r} was lost"), claimed))
 
     def join_worker(self, name: Hashable) -> None:
-        """A worker comes."""
+        """A worker comes, under a name that none had before."""
+        if name in self._names:
+            raise ValueError(f"{name!r} is, or was, the name of another worker; take a new one")
+        self._names.add(name)
         self._workers[name] = Worker(len(self._workers)), copy_context()
         self._post(WorkerJoined(name))
 

@@ -1,0 +1,89 @@
+"""A chunk that comes for a worker that is gone is not run: the driver hands it out again.
+
+It comes late from one thread when another has heard of the end of the worker, and of who takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from parallelkit._core.chunks import Chunk
+from parallelkit._core.outcome import Outcomes
+from parallelkit._core.scheduler import Settled
+from parallelkit._work import Work
+from parallelkit.backends.base import Backend, Event, WorkerJoined, WorkerLeft
+from parallelkit.backends.process import ProcessBackend
+from parallelkit.backends.thread import ThreadBackend
+
+pytestmark = pytest.mark.timeout(30)
+
+
+class Stage:
+    """A backend, and what it has posted."""
+
+    def __init__(self, backend: Backend):
+        self.backend = backend
+        self.events: SimpleQueue[Event] = SimpleQueue()
+        self._chunk_ids = count(1)
+        backend.start(self.events.put)
+
+    def next(self, kind: type[Any]) -> Any:
+        event = self.events.get(timeout=20)
+        assert isinstance(event, kind)
+        return event
+
+    def submit(self, worker: Any, work: Work, *items: Any) -> int:
+        chunk_id = next(self._chunk_ids)
+        self.backend.submit(worker, chunk_id, work, Chunk(list(items), 0, 0, len(items)))
+        return chunk_id
+
+    def result(self, chunk_id: int) -> Outcomes:
+        settled = self.next(Settled)
+        assert settled.chunk_id == chunk_id
+        outcomes: Outcomes = settled.outcomes
+        return outcomes
+
+
+@pytest.fixture(params=["process", "thread"])
+def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+    stage = Stage(ProcessBackend(1) if request.param == "process" else ThreadBackend(1))
+    yield stage
+    stage.backend.close(kill=True)
+    stage.backend.join()
+
+
+def test_a_chunk_for_a_worker_that_was_given_up(stage: Stage) -> None:
+    first = stage.next(WorkerJoined).worker
+    chunk_id = stage.submit(first, Work(abs), -1)
+    assert stage.result(chunk_id).values == [1]
+    stage.backend.abandon(first, TimeoutError("too long"))
+    assert stage.next(WorkerLeft).worker == first
+    second = stage.next(WorkerJoined).worker
+    assert second != first
+
+    late = stage.submit(first, Work(abs), -2)
+    chunk_id = stage.submit(second, Work(abs), -3)
+
+    assert stage.result(chunk_id).values == [3], "and nothing of the one that came late"
+    assert stage.backend.take_back(late, lambda started, stop: started) is None
+    assert stage.events.empty()
+
+
+def test_the_index_of_a_worker_is_that_of_the_one_before(stage: Stage) -> None:
+    for _ in range(3):
+        worker = stage.next(WorkerJoined).worker
+        chunk_id = stage.submit(worker, Work(which_worker), None)
+        assert stage.result(chunk_id).values == [0]
+        stage.backend.abandon(worker, TimeoutError("too long"))
+        stage.next(WorkerLeft)
+
+
+def which_worker(item: object) -> int | None:
+    from parallelkit import current_worker
+
+    return current_worker()
