@@ -57,6 +57,15 @@ def test_a_backend_that_is_no_name(backend: Any) -> None:
         Executor(backend)
 
 
+def test_processes_where_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    from parallelkit import backends
+
+    monkeypatch.setattr(backends, "os", type("Windows", (), {"name": "nt"}))
+    with pytest.raises(RuntimeError, match="does not run on Windows yet; choose 'thread'"):
+        Executor("process")
+    Executor("thread").shutdown()
+
+
 def test_a_backend_that_is_no_name_in_a_helper() -> None:
     with pytest.raises(TypeError, match="backend must be a name such as 'process' or 'thread', not "):
         pmap(abs, [1], backend=["thread"])  # type: ignore[call-overload]

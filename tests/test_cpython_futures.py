@@ -74,7 +74,7 @@ class ThreadPoolExecutor(_Adapted):
 
     @property
     def _threads(self) -> set[Any]:
-        return set(self._backend._threads)  # type: ignore[attr-defined]
+        return set(self._backend._threads.values())  # type: ignore[attr-defined]
 
 
 class ProcessPoolExecutor(_Adapted):

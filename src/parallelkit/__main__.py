@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 
 from ._demo import BACKENDS, TOP, demo, source_files, standard_library
 from .backends import backend_names
-from .backends.process import start_context
 from .cpus import describe
 
 __all__ = ["main"]
@@ -70,7 +69,11 @@ def _print_overview(cores: str) -> None:
     print(f"parallelkit {_version()}, Python {platform.python_version()} on {platform.system()}\n")
     print(f"{cores}\n")
     print(f"backends: {', '.join(backend_names())}")
-    print(f"worker processes are started by: {start_context(None).get_start_method()}\n")
+    if os.name == "posix":
+        from .backends.process import start_context
+
+        print(f"worker processes are started by: {start_context(None).get_start_method()}")
+    print()
     print("See it at work: python -m parallelkit demo")
 
 

@@ -10,6 +10,7 @@ worker that is killed with the lock in its hand stops nobody.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import tempfile
@@ -25,31 +26,17 @@ SLOTS = 16
 _WORDS = 3  # started, stop, since (microseconds)
 _BYTES = SLOTS * _WORDS * 8
 
-if os.name == "posix":
-    import fcntl
 
-    def _lock(fd: int, slot: int) -> None:
-        fcntl.lockf(fd, fcntl.LOCK_EX, 1, slot)
+def _lock(fd: int, slot: int) -> None:
+    fcntl.lockf(fd, fcntl.LOCK_EX, 1, slot)
 
-    def _try_lock(fd: int, slot: int) -> None:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
 
-    def _unlock(fd: int, slot: int) -> None:
-        fcntl.lockf(fd, fcntl.LOCK_UN, 1, slot)
-else:  # pragma: no cover - Windows
-    import msvcrt
+def _try_lock(fd: int, slot: int) -> None:
+    fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, slot)
 
-    def _lock(fd: int, slot: int) -> None:
-        os.lseek(fd, slot, os.SEEK_SET)
-        msvcrt.locking(fd, msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined]
 
-    def _try_lock(fd: int, slot: int) -> None:
-        os.lseek(fd, slot, os.SEEK_SET)
-        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-
-    def _unlock(fd: int, slot: int) -> None:
-        os.lseek(fd, slot, os.SEEK_SET)
-        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
+def _unlock(fd: int, slot: int) -> None:
+    fcntl.lockf(fd, fcntl.LOCK_UN, 1, slot)
 
 
 class ClaimTable:

@@ -9,6 +9,7 @@ A third party adds one as an entry point of the group `parallelkit.backends`, wh
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
@@ -68,6 +69,11 @@ def _takes(kind: type[Any], option: str) -> bool:
 def _find(name: str) -> type[Any]:
     if not isinstance(name, str):
         raise TypeError(f"backend must be a name such as 'process' or 'thread', not {name!r}")
+    if name == "process" and os.name == "nt":
+        raise RuntimeError(
+            "the backend 'process' needs pipes and record locks of POSIX, so it does not run on Windows yet; "
+            "choose 'thread', 'asyncio' or 'serial'"
+        )
     if name in _OURS:
         module, kind = _OURS[name]
         return getattr(import_module(f".{module}", __name__), kind)  # type: ignore[no-any-return]

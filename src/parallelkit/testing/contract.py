@@ -294,6 +294,9 @@ class BackendContract:
 
         with _raises(LookupError, "three"):
             self.executor.reduce(add, range(10), map=fail_at_three)
+        for place in (0, 9, 2000, 2999):  # what map() takes for the end must not shorten a sum
+            with _raises(RuntimeError, "StopIteration"):
+                self.executor.reduce(add, range(3000), map=partial(_stop_at, place))
         with _raises(ArithmeticError, "not 0 and 1"):
             self.executor.reduce(refuse, range(2))
 
@@ -432,6 +435,12 @@ class BackendContract:
             raise SkipTest(
                 "this backend runs chunks in the thread that asks for them, which cannot wait for itself"
             )
+
+
+def _stop_at(place: int, item: int) -> int:
+    if item == place:
+        raise StopIteration
+    return item
 
 
 def _wait_at_zero(gate: Gate, item: int) -> int:
