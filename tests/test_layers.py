@@ -24,6 +24,7 @@ LAYERS = {
     "_core.chunks": 0,
     "_core.splitters": 0,
     "_core.reorder": 0,
+    "_core.roster": 0,
     "_core.fold": 0,
     "_core.keyed": 0,
     "_core.scheduler": 1,
@@ -36,12 +37,14 @@ LAYERS = {
     "backends": 5,  # name -> module
     "_call": 3,
     "_time_limits": 4,
+    "_lifetime": 0,
     "_driver": 6,
     "_calls": 7,
     "_options": 7,
     "executor": 8,
     "functional": 9,
     "pool": 9,
+    "testing.gates": 9,
     "testing.*": 10,
     "testing": 11,  # the contract suite uses the public calls; nothing of ours imports it
     "_demo": 10,

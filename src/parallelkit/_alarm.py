@@ -1,18 +1,22 @@
 """One clock thread for the whole process: calls a function at a time, if it is still wanted then.
 
-It sleeps until the earliest time that somebody asked for, and does not exist before somebody asks.
+It sleeps until the earliest time that somebody asked for, and does not exist before somebody asks. Asking
+takes no lock and waits for nothing, so a finalizer or a signal handler may ask in the middle of anything.
 """
 
 from __future__ import annotations
 
+import _thread
 import os
 import threading
+import traceback
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
+from queue import Empty, SimpleQueue
 from time import monotonic
 
-__all__ = ["Alarm", "call_at"]
+__all__ = ["Alarm", "call_at", "call_soon"]
 
 
 class Alarm:
@@ -30,35 +34,60 @@ class Alarm:
 
 class _Clock:
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._asked: SimpleQueue[Alarm] = SimpleQueue()
+        self._running = threading.Lock()  # held for the thread, from before its start to its end
+        # The thread's own:
         self._due: list[tuple[float, int, Alarm]] = []
         self._numbers = count()
-        self._thread: threading.Thread | None = None
+        self._most = 64  # so many may be due before the cancelled ones are swept out
 
     def add(self, alarm: Alarm) -> None:
-        with self._changed:
-            heappush(self._due, (alarm.when, next(self._numbers), alarm))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="parallelkit-clock", daemon=True)
-                self._thread.start()
-            elif self._due[0][2] is alarm:
-                self._changed.notify()
+        self._asked.put(alarm)
+        if self._running.acquire(blocking=False):
+            try:
+                # Not threading.Thread, whose start() waits for the new thread: for ever, in a finalizer.
+                _thread.start_new_thread(self._run, ())
+            except RuntimeError:  # the interpreter is going down, and with it all that could be late
+                self._running.release()
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                while self._due and self._due[0][2].function is None:
-                    heappop(self._due)
-                if not self._due:
-                    self._thread = None
+            self._ring()
+            self._running.release()
+            # Who asked before the release did not start a thread.
+            if self._asked.empty() or not self._running.acquire(blocking=False):
+                return
+
+    def _ring(self) -> None:
+        """Wait and call until nothing is due any more."""
+        due = self._due
+        while True:
+            while due and due[0][2].function is None:
+                heappop(due)
+            wait = due[0][0] - monotonic() if due else 0.0
+            if due and wait <= 0:
+                _call(heappop(due)[2])
+                continue
+            try:
+                alarm = self._asked.get(block=bool(due), timeout=min(wait, threading.TIMEOUT_MAX))
+            except Empty:
+                if not due:
                     return
-                wait = self._due[0][0] - monotonic()
-                if wait > 0:
-                    self._changed.wait(wait)
-                    continue
-                function = heappop(self._due)[2].function
-            if function is not None:
-                function()
+            else:
+                heappush(due, (alarm.when, next(self._numbers), alarm))
+                if len(due) > self._most:
+                    due[:] = [entry for entry in due if entry[2].function is not None]
+                    heapify(due)
+                    self._most = 2 * len(due) + 64
+
+
+def _call(alarm: Alarm) -> None:
+    function = alarm.function
+    if function is not None:
+        try:
+            function()
+        except Exception:  # the others must ring all the same
+            traceback.print_exc()
 
 
 _clock = _Clock()
@@ -69,6 +98,11 @@ def call_at(when: float, function: Callable[[], object]) -> Alarm:
     alarm = Alarm(when, function)
     _clock.add(alarm)
     return alarm
+
+
+def call_soon(function: Callable[[], object]) -> Alarm:
+    """Call `function` in the clock's thread, as soon as that comes to it."""
+    return call_at(0.0, function)
 
 
 def _start_afresh() -> None:

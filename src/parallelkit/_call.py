@@ -39,8 +39,9 @@ class Call:
     def close_input(self, *, leaving: bool = False) -> None:
         """Called without the lock, before shutting down, perhaps on `leaving` the interpreter."""
 
-    def judge(self, error: Exception) -> None:
-        """Called without the lock with each error, before the scheduler hears of it."""
+    def is_final(self, error: Exception) -> bool:
+        """Called without the lock, before the scheduler hears of an error: is it not to be tried again?"""
+        return False
 
     def note(self, error: Exception, index: int, chunk: Chunk) -> None:
         """Called without the lock with the error of one item, before it is delivered."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError
@@ -17,7 +18,7 @@ from ._core.chunks import Chunk, Sliceable
 from ._core.outcome import Outcomes
 from ._core.scheduler import Ended, Fact, Flight, Pulled, Scheduler
 from ._driver import Driver
-from ._work import Work
+from ._work import Work, add_note
 from .backends.base import Backend
 
 __all__ = [
@@ -41,8 +42,9 @@ class MapCall(Call):
 
     Args:
         items: the whole input where it can be sliced; else `source` is an iterator over it.
-        judge: asked of each error, where retries are allowed, before the scheduler hears of it.
+        worth_retrying: asked of each error, where retries are allowed, before the scheduler hears of it.
         daemon: it is not run for its effects: when nobody will read the outcomes, it ends.
+        whole: a thread that the program waits for reads all of them, and does nothing in between.
     """
 
     def __init__(
@@ -55,7 +57,8 @@ class MapCall(Call):
         source: Iterator[Any] | None = None,
         timeout: float | None = None,
         daemon: bool = False,
-        judge: Callable[[Exception], None] | None = None,
+        whole: bool = False,
+        worth_retrying: Callable[[Exception], bool] | None = None,
     ):
         self.work = work
         self.scheduler = scheduler
@@ -67,8 +70,10 @@ class MapCall(Call):
         self._timeout = timeout
         self._deadline = None if timeout is None else monotonic() + timeout
         self._daemon = daemon
-        self._judge = judge
+        self._whole = whole
+        self._worth_retrying = worth_retrying
         self._unread = False
+        self._pulling = threading.Lock()
         self.started = False
         try:
             driver.open(self, items, ended=source is None)
@@ -114,10 +119,12 @@ class MapCall(Call):
     def close_input(self, *, leaving: bool = False) -> None:
         if not self.started and not self._daemon:
             self.scheduler.lift_window()
-            while self._source is not None:
-                self._pull(sys.maxsize)
-        elif leaving:
-            self._driver.stop(self)
+            while self._source is not None and not self.started:
+                self._pull(sys.maxsize, wait=True)
+        if self._whole or not (self.started or self._daemon):
+            return
+        if leaving:
+            self._driver.stop(self, RuntimeError("the program ends, and with it this call"))
         elif self._source is not None:
             # It may be endless. Who reads on gets what is in flight, then this.
             self._source = None
@@ -128,13 +135,13 @@ class MapCall(Call):
 
     def _next(self) -> Outcomes | None:
         """Wait for outcomes, and keep the workers fed meanwhile; None when there are no more."""
+        self._driver.check_process()
         fed = False
         while self._source is not None:
             idle = self._inbox.empty()
             wanted = self.scheduler.wanted if idle or (self.scheduler.hungry and not fed) else 0
-            if not wanted:
+            if not wanted or not self._pull(wanted):
                 break
-            self._pull(wanted)
             fed = True
         try:
             left = None if self._deadline is None else max(0.0, self._deadline - monotonic())
@@ -142,10 +149,25 @@ class MapCall(Call):
         except Empty:
             raise TimeoutError(f"the call took longer than timeout={self._timeout} s") from None
 
-    def _pull(self, wanted: int) -> None:
-        source = self._source
-        assert source is not None
+    def _pull(self, wanted: int, *, wait: bool = False) -> bool:
+        """Pull up to so many items, and feed them; False where another thread does, and this is not to wait.
+
+        Who shuts an executor down pulls what nobody reads, while somebody may begin to.
+        """
+        if not self._pulling.acquire(blocking=wait):
+            return False
         items: list[Any] = []
+        try:
+            if self._source is not None:
+                self._take_from(self._source, items, wanted)
+        finally:  # on Ctrl-C what was pulled must not be lost either
+            try:
+                self._driver.feed(self, items, ended=self._source is None)
+            finally:
+                self._pulling.release()
+        return True
+
+    def _take_from(self, source: Iterator[Any], items: list[Any], wanted: int) -> None:
         began = monotonic()
         block = 1
         while len(items) < wanted and self._source is source:  # it may be cut off by what it does itself
@@ -153,6 +175,8 @@ class MapCall(Call):
             try:
                 items.extend(islice(source, expected - len(items)))
             except BaseException as error:  # raised after the outcomes of the items before it
+                if not self.started and not isinstance(error, Exception):
+                    raise  # Ctrl-C, and nobody may come to read it
                 self._source_error = error
             if len(items) < expected:
                 self._source = None
@@ -160,7 +184,6 @@ class MapCall(Call):
             if monotonic() - began > PULL_SECONDS:
                 break
             block *= 2
-        self._driver.feed(self, items, ended=self._source is None)
 
     # For the driver
 
@@ -184,9 +207,8 @@ class MapCall(Call):
             self.scheduler.lift_window()
         return []
 
-    def judge(self, error: Exception) -> None:
-        if self._judge is not None:
-            self._judge(error)
+    def is_final(self, error: Exception) -> bool:
+        return self._worth_retrying is not None and not self._worth_retrying(error)
 
     def note(self, error: Exception, index: int, chunk: Chunk) -> None:
         try:
@@ -195,7 +217,7 @@ class MapCall(Call):
             text = reprlib.repr(item)
         except Exception:
             text = "(an item whose repr() raises)"
-        error.add_note(f"parallelkit: item {index}: {text}")
+        add_note(error, f"parallelkit: item {index}: {text}")
 
 
 class TaskFuture(Future[Any]):
@@ -207,16 +229,21 @@ class TaskFuture(Future[Any]):
         self._backend = backend
 
     def result(self, timeout: float | None = None) -> Any:
-        self._help(timeout)
-        return super().result(timeout)
+        return super().result(self._help(timeout))
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        self._help(timeout)
-        return super().exception(timeout)
+        return super().exception(self._help(timeout))
 
-    def _help(self, timeout: float | None) -> None:
-        if self._state == "RUNNING" and self.chunk_id is not None:
-            self._backend.help(self.chunk_id, timeout)
+    def _help(self, timeout: float | None) -> float | None:
+        """Wait with the backend; what is left of the timeout."""
+        if self._state != "RUNNING" or self.chunk_id is None:
+            return timeout
+        if timeout is None:
+            self._backend.help(self.chunk_id, None)
+            return None
+        deadline = monotonic() + timeout
+        self._backend.help(self.chunk_id, timeout)
+        return max(0.0, deadline - monotonic())
 
 
 class Task:
@@ -243,25 +270,29 @@ class TaskCall(Call):
         self._waiting: dict[Task, None] = {}
         self._carried: dict[int, TaskFuture] = {}
         self._due: deque[Callable[[], object]] = deque()
+        self._over: BaseException | None = None
 
     def submit(self, task: Task) -> None:
         self._waiting[task] = None
         try:
             self._driver.open(self, [task])
         except BaseException:
-            del self._waiting[task]
+            self._waiting.pop(task, None)
             raise
 
     def carry(self, flight: Flight) -> tuple[Work, Chunk] | None:
         index = flight.chunk.start
         (task,) = flight.chunk.items
-        self._waiting.pop(task, None)
         future = task.future
         if not task.carried and not future.set_running_or_notify_cancel():
+            self._waiting.pop(task, None)
             return None
         task.carried = True
-        self._carried[index] = future
+        self._carried[index] = future  # before it leaves the others: `finish` must find it
+        self._waiting.pop(task, None)
         future.chunk_id = flight.chunk_id
+        if self._over is not None and self._carried.pop(index, None) is not None:
+            self._due.append(_settle(future, None, self._over))  # `finish` came before
         return task.work, Chunk([(task.args, task.kwargs)], index, index, index + 1)
 
     def deliver(self, outcomes: list[Outcomes]) -> None:
@@ -273,7 +304,8 @@ class TaskCall(Call):
 
     def finish(self, error: BaseException | None) -> None:
         if error is not None:
-            futures = [*self._carried.values(), *[task.future for task in self._waiting]]
+            self._over = error
+            futures = [*list(self._carried.values()), *[task.future for task in list(self._waiting)]]
             self._due.extend(_settle(future, None, error) for future in futures)
         self._carried.clear()
         self._waiting.clear()

@@ -19,9 +19,7 @@ takes no lock: it leaves a letter, which whoever has the lock reads before he is
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
@@ -29,49 +27,53 @@ from itertools import count
 from time import monotonic
 from typing import Any
 
+from ._alarm import call_soon
 from ._call import Call
-from ._core.chunks import Sliceable, half, half_but_first, unstarted
+from ._core.chunks import Sliceable, all_of_it, half, half_but_first, unstarted
 from ._core.outcome import Outcomes
+from ._core.roster import Roster
 from ._core.scheduler import Ended, Fact, Flight, GivenBack, Lost, Pulled, Scheduler
 from ._core.splitters import Splitter
+from ._lifetime import is_over, register
 from ._time_limits import watch
+from ._work import owned
 from .backends.base import Backend, Event, Rejected, Settled, WorkerJoined, WorkerLeft
 from .errors import WorkerDied
 
-__all__ = ["Driver", "open_drivers"]
+__all__ = ["Driver"]
 
 
 class Driver:
-    """Runs calls on a backend, from any number of threads."""
+    """Runs calls on a backend, from any number of threads.
+
+    Attributes:
+        closing: no new calls are taken.
+        inherited: this process was forked from the one that the driver belongs to.
+    """
 
     def __init__(self, backend: Backend):
-        self._backend = backend
-        self._inherited = False  # this process was forked from the one that it belongs to
-        self._lock = threading.Lock()
+        self.backend = backend
+        self.inherited = False
+        self._lock = threading.RLock()  # which knows who has it
         self._letters: deque[Callable[[], object]] = deque()
         self._calls: dict[Call, None] = {}  # in the order of whose turn it is
         self._flights: dict[int, tuple[Call, Hashable]] = {}
-        self._room: list[dict[Hashable, None]] = [{} for _ in range(backend.depth + 1)]  # workers, by load
-        self._load: dict[Hashable, int] = {}
+        self._roster = Roster(backend.depth)
         self._chunk_ids = count(1).__next__
-        self._closing = False
+        self.closing = False
         self._closed = threading.Event()
         self._killed = False
         self._broken: Exception | None = None
         self._owing: dict[Call, None] = {}  # calls whose `resolve` is due
-        _drivers.add(self)
+        register(self)
         backend.start(self._post)
 
     # What callers ask
 
     @property
-    def backend(self) -> Backend:
-        return self._backend
-
-    @property
     def workers(self) -> int:
         """How many workers there are now."""
-        return max(1, len(self._load))
+        return max(1, len(self._roster))
 
     def new_scheduler(self, splitter: Splitter, **options: Any) -> Scheduler:
         """A scheduler for a call on this driver; `options` as in `Scheduler`."""
@@ -84,7 +86,7 @@ class Driver:
             RuntimeError: the executor is shut down, or belongs to the parent of this process.
             InitializerFailed: no worker can be had.
         """
-        self._check_process()
+        self.check_process()
         with self._lock:
             self._check_open()
             self._calls[call] = None
@@ -93,7 +95,7 @@ class Driver:
 
     def feed(self, call: Call, items: Sliceable | None, *, ended: bool = False) -> None:
         """More items of a call, in the order of the input."""
-        self._check_process()
+        self.check_process()
         with self._lock:
             if call not in self._calls:
                 return
@@ -102,14 +104,15 @@ class Driver:
 
     def consumed(self, call: Call, items: int) -> None:
         """The caller has taken outcomes: there is room for more of his items."""
-        self._check_process()
+        self.check_process()
         with self._lock:
             call.scheduler.consumed(items)
         self._advance(resolve=False)
 
     def stop(self, call: Call, error: BaseException | None = None) -> None:
         """End a call now: what was not started never will be. May be called from anywhere."""
-        self._leave_letter(partial(self._end, call, error, stop=True))
+        if call in self._calls:
+            self._leave_letter(partial(self._end, call, error, stop=True))
 
     def lift_window(self, call: Call) -> None:
         """Run the rest of a call whether somebody reads it or not. May be called from anywhere."""
@@ -122,72 +125,68 @@ class Driver:
             cancel: of each call, only what is with a worker already is done.
             kill: end all calls at once with this error, and the workers with them.
         """
-        self._closing = True
+        self.closing = True
         self._leave_letter(partial(self._begin_close, cancel, kill))
 
     def join(self, timeout: float | None = None) -> None:
         """Wait until the backend is gone. A thread of the backend, which cannot wait for itself, does not."""
-        if self._inherited or getattr(_in_backend, "driver", None) is self:
+        if self.inherited or getattr(_in_backend, "driver", None) is self:
             return
         if self._closed.wait(timeout):
-            self._backend.join(timeout)
+            self.backend.join(timeout)
 
     @property
     def usable(self) -> bool:
         """Whether `open` will take a call."""
-        return not (self._closing or self._broken or self._inherited)
-
-    @property
-    def inherited(self) -> bool:
-        """This process was forked from the one that the driver belongs to."""
-        return self._inherited
+        return not (self.closing or self._broken or self.inherited)
 
     @property
     def calls(self) -> list[Call]:
         """The calls that are not done."""
         return list(self._calls)
 
-    @property
-    def closing(self) -> bool:
-        return self._closing
-
     # What the backend reports
 
     def _post(self, event: Event) -> None:
         outer = getattr(_in_backend, "driver", None)
-        _in_backend.driver = self if self._backend.eager else outer
+        _in_backend.driver = self if self.backend.eager else outer
+        if self.backend.reports_in_worker and type(event) is Settled:
+            _in_backend.worker = self._flights.get(event.chunk_id, (None, None))[1]
         try:
+            final: dict[Call, bool] = {}
             if type(event) is Settled:
                 if event.outcomes.failures:
-                    self._note_items(event.chunk_id, event.outcomes.failures)
+                    event.outcomes.final = self._note_items(event.chunk_id, event.outcomes.failures)
             elif isinstance(event, Rejected):
                 self._note_items(event.chunk_id, event.failures)
             elif isinstance(event, WorkerLeft):
-                for call in self.calls:
-                    call.judge(event.error)
+                final = {call: call.is_final(event.error) for call in self.calls}
             with self._lock:
-                self._receive(event)
+                self._receive(event, final)
             self._advance()
         finally:
             _in_backend.driver = outer
+            _in_backend.worker = None
 
-    def _note_items(self, chunk_id: int, failures: Mapping[int, Exception]) -> None:
-        """Write on each error which item it is of. Without the lock: a `__repr__` is the user's code."""
+    def _note_items(self, chunk_id: int, failures: Mapping[int, Exception]) -> set[int]:
+        """Write on each error which item it is of; which are final. Both may run the user's code: no lock."""
         call, _ = self._flights.get(chunk_id, (None, None))
         flight = None if call is None else call.scheduler.flight(chunk_id)
+        final = set()
         if call is not None and flight is not None:
             for index, error in failures.items():
                 call.note(error, index, flight.chunk)
-                call.judge(error)
+                if call.is_final(error):
+                    final.add(index)
+        return final
 
-    def _receive(self, event: Event) -> None:
+    def _receive(self, event: Event, final: Mapping[Call, bool]) -> None:
         if isinstance(event, _LANDINGS):
             self._land(event)
         elif isinstance(event, WorkerLeft):
-            self._lose(event)
+            self._lose(event, final)
         elif isinstance(event, WorkerJoined):
-            self._load[event.worker] = 0
-            self._room[0][event.worker] = None
+            self._roster.join(event.worker)
             self._count_workers()
         else:
             self._broken = event.error
@@ -200,14 +199,12 @@ class Driver:
             return  # its worker was given up before it answered
         if isinstance(event, Rejected) or event.last:
             del self._flights[event.chunk_id]
-            self._reload(worker, -1)
+            self._roster.add(worker, -1)
         self._tell(call, event)
 
-    def _lose(self, event: WorkerLeft) -> None:
-        load = self._load.pop(event.worker, None)
-        if load is None:
+    def _lose(self, event: WorkerLeft, final: Mapping[Call, bool]) -> None:
+        if not self._roster.leave(event.worker):
             return
-        del self._room[load][event.worker]
         self._count_workers()
         lost = [(i, call) for i, (call, worker) in self._flights.items() if worker == event.worker]
         for chunk_id, call in reversed(lost):  # the later chunk is put back first, so that it ends up behind
@@ -215,7 +212,8 @@ class Driver:
             flight = call.scheduler.flight(chunk_id)
             if flight is not None:
                 started = len(flight.chunk) if event.claimed is None else event.claimed.get(chunk_id, 0)
-                self._tell(call, Lost(chunk_id, flight.chunk.start + started, event.error))
+                claimed = flight.chunk.start + started
+                self._tell(call, Lost(chunk_id, claimed, event.error, final.get(call, False)))
 
     def _tell(self, call: Call, fact: Fact) -> None:
         outcomes = call.scheduler.receive(fact, monotonic())
@@ -237,8 +235,8 @@ class Driver:
         del self._calls[call]
         if stop:
             for flight in call.scheduler.stop():
-                self._backend.take_back(flight.chunk_id, unstarted)
-        self._backend.forget(call.work)
+                self.backend.take_back(flight.chunk_id, unstarted)
+        self.backend.forget(call.work)
         call.finish(error)
         self._owing[call] = None
 
@@ -247,13 +245,18 @@ class Driver:
     def _leave_letter(self, letter: Callable[[], object]) -> None:
         """Have something done under the lock, soon, without waiting for it.
 
-        A garbage collector may call this in a thread that has the lock. Who has it looks for letters after
-        giving it back; who leaves one looks whether the lock is free after that. So one of them finds it.
+        A garbage collector or a signal handler may call this in a thread that is in the middle of anything.
+        Who has the lock looks for letters after giving it back; who leaves one looks whether the lock is free
+        after that. So one of them finds it. A thread that is inside of the backend leaves it to the clock's.
         """
-        if self._inherited:
+        if self.inherited:
             return
         self._letters.append(letter)
-        if self._lock.acquire(blocking=False):
+        if owned(self._lock):
+            return
+        if self.backend.is_inside():
+            call_soon(self._advance)
+        elif self._lock.acquire(blocking=False):
             self._lock.release()
             self._advance()
 
@@ -275,22 +278,37 @@ class Driver:
                 steps = self._decide()
                 if resolve:
                     owing, self._owing = self._owing, owing
-                close = self._closing and not self._calls and not self._closed.is_set()
+                close = self.closing and not self._calls and not self._closed.is_set()
                 stuck = self._stuck_workers() if close else set()
                 if close:
                     self._closed.set()
+            carried = 0
             try:
                 for call, flight in steps:
                     self._carry(call, flight)
+                    carried += 1
                 for call in owing:
                     call.resolve()
-            finally:  # whoever waits for the backend to be gone must not wait in vain, as after Ctrl-C
+            except BaseException:  # Ctrl-C, as a rule
+                self._leave_off(steps[carried:], owing)
+                raise
+            finally:  # whoever waits for the backend to be gone must not wait in vain
                 if close:
                     self._close_backend(stuck)
             # A tail may have been wanted, by this thread or another, before the chunk had been carried.
             asked = [step for step in steps if step[1].asked]
             if not asked and not self._letters:
                 return
+
+    def _leave_off(self, steps: list[tuple[Call, Flight]], owing: dict[Call, None]) -> None:
+        """This thread was stopped in the middle of carrying: others go on where it was."""
+        for _, flight in steps:
+            if self.backend.take_back(flight.chunk_id, all_of_it) is None:
+                with self._lock:
+                    self._receive(Rejected(flight.chunk_id, {}), {})
+        with self._lock:
+            self._owing.update(owing)
+        call_soon(self._advance)
 
     def _decide(self) -> list[tuple[Call, Flight]]:
         """Give every worker that has room something to do; an idle one, half of what a busy one has left."""
@@ -301,17 +319,16 @@ class Driver:
         else:
             return steps
         now = monotonic()
-        for load in range(self._backend.depth):
-            room = self._room[load]
-            while room:
-                worker = next(reversed(room))  # the last to become idle is warm, and the first to be reused
+        for load in range(self.backend.depth):
+            while self._roster.has(load):
+                worker = self._roster.pick(load, getattr(_in_backend, "worker", None))
                 step = self._next_step(worker, load, now)
                 if step is None and load == 0 and self._fetch_back(now):
                     step = self._next_step(worker, load, now)
                 if step is None:
                     return steps  # who has work has none for another either
                 steps.append(step)
-                self._reload(worker, +1)
+                self._roster.add(worker, +1)
         return steps
 
     def _next_step(self, worker: Hashable, load: int, now: float) -> tuple[Call, Flight] | None:
@@ -319,7 +336,7 @@ class Driver:
             if not call.scheduler.waiting:
                 continue
             flight = call.scheduler.next_chunk(
-                worker, now, can_give_back=self._backend.can_give_back, waits=load > 0
+                worker, now, can_give_back=self.backend.can_give_back, waits=load > 0
             )
             if flight is not None:
                 del self._calls[call]  # to the end of the line
@@ -333,9 +350,9 @@ class Driver:
         for call in self._calls:
             while (victim := call.scheduler.next_victim()) is not None:
                 # A worker with one chunk has started it, or will at once.
-                cut = half if self._load.get(victim.worker, 0) > 1 else half_but_first
+                cut = half if self._roster.load(victim.worker) > 1 else half_but_first
                 victim.asked = True  # before it is asked: who carries it may be through with that right after
-                keeps = self._backend.take_back(victim.chunk_id, cut)
+                keeps = self.backend.take_back(victim.chunk_id, cut)
                 victim.asked = keeps is None
                 if keeps is not None and victim.chunk.start + keeps < victim.chunk.stop:
                     call.scheduler.receive(GivenBack(victim.chunk_id, victim.chunk.start + keeps), now)
@@ -356,17 +373,10 @@ class Driver:
             return
         work, chunk = parcel
         if work.task_timeout is not None and not work.is_async:
-            watch(flight, work, self._flights, self._backend)
-        self._backend.submit(flight.worker, flight.chunk_id, work, chunk)
+            watch(flight, work, self._flights, self.backend)
+        self.backend.submit(flight.worker, flight.chunk_id, work, chunk)
 
     # Book-keeping
-
-    def _reload(self, worker: Hashable, change: int) -> None:
-        load = self._load.get(worker)
-        if load is not None:
-            del self._room[load][worker]
-            self._load[worker] = load + change
-            self._room[load + change][worker] = None
 
     def _count_workers(self) -> None:
         for call in self._calls:
@@ -374,14 +384,14 @@ class Driver:
 
     def _close_backend(self, stuck: set[Hashable]) -> None:
         for worker in stuck:
-            self._backend.abandon(worker, WorkerDied("its call was left"))
-        self._backend.close(kill=self._killed)
+            self.backend.abandon(worker, WorkerDied("its call was left"))
+        self.backend.close(kill=self._killed)
 
     def _stuck_workers(self) -> set[Hashable]:
         """Those in a chunk of a call that was left, which nobody waits for, where they can be given up."""
         stuck: set[Hashable] = set()
-        for chunk_id, (call, worker) in self._flights.items() if self._backend.can_abandon else ():
-            running = self._backend.running(chunk_id) if call.scheduler.stopped else None
+        for chunk_id, (call, worker) in self._flights.items() if self.backend.can_abandon else ():
+            running = self.backend.running(chunk_id) if call.scheduler.stopped else None
             if running is not None and running[0] > 0:
                 stuck.add(worker)
         return stuck
@@ -398,19 +408,22 @@ class Driver:
 
     def disown(self) -> None:
         """In a forked child: the workers, their pipes and the work are the parent's."""
-        self._inherited = True
-        self._lock = threading.Lock()
+        self.inherited = True
+        self._lock = threading.RLock()
         self._calls.clear()
-        self._backend.disown()
+        self.backend.disown()
 
     def _check_open(self) -> None:
+        if is_over():
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         if self._broken is not None:
             raise self._broken
-        if self._closing:
+        if self.closing:
             raise RuntimeError("cannot schedule new futures after shutdown; make a new Executor")
 
-    def _check_process(self) -> None:
-        if self._inherited:
+    def check_process(self) -> None:
+        """RuntimeError where this process was forked from the one that the driver belongs to."""
+        if self.inherited:
             raise RuntimeError(
                 "this Executor belongs to the parent process, from which this one was forked; "
                 "make a new Executor here"
@@ -420,20 +433,4 @@ class Driver:
 _LANDINGS = Settled, Rejected  # a union would be made anew each time it is asked about
 
 _in_backend = threading.local()
-"""The driver in whose backend's thread this is, as `driver`."""
-
-_drivers: weakref.WeakSet[Driver] = weakref.WeakSet()
-
-
-def _disown_all() -> None:
-    for driver in list(_drivers):
-        driver.disown()
-
-
-def open_drivers() -> list[Driver]:
-    """The drivers of this process that are not gone."""
-    return [driver for driver in list(_drivers) if not driver.inherited]
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_disown_all)
+"""The driver in whose backend's thread this is, as `driver`; the worker that reports in it, as `worker`."""

@@ -8,21 +8,20 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypedDict
 
 from ._core.chunks import Sliceable, Zipped, sliceable
+from ._work import add_note
 
 __all__ = [
     "CallOptions",
     "MapOptions",
     "RetryOn",
-    "RetryRule",
     "check_callable",
     "check_count",
     "check_options",
     "check_seconds",
     "finite",
+    "retry_rule",
     "source",
 ]
-
-_MOST_VERDICTS = 256  # errors come, are judged and are looked up in one go; this is plenty
 
 RetryOn = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool]
 
@@ -70,29 +69,18 @@ def source(iterables: tuple[Iterable[Any], ...]) -> tuple[Sliceable | None, Iter
     return None, iter(iterables[0]) if len(iterables) == 1 else zip(*iterables, strict=False)
 
 
-class RetryRule:
-    """Whether an error is worth another try: asked of the user's code once, where that may run."""
+def retry_rule(retry_on: RetryOn) -> Callable[[Exception], bool]:
+    """Whether an error is worth another try. A rule that raises says no, and leaves a note on the error."""
+    holds = _predicate(retry_on)
 
-    def __init__(self, retry_on: RetryOn):
-        self._holds = _predicate(retry_on)
-        self._verdicts: dict[
-            int, tuple[Exception, bool]
-        ] = {}  # by id(), with the error, so that it is its own
-
-    def judge(self, error: Exception) -> None:
-        """Ask the rule. A rule that raises says no, and leaves a note on the error."""
+    def rule(error: Exception) -> bool:
         try:
-            verdict = bool(self._holds(error))
+            return bool(holds(error))
         except Exception as failure:
-            verdict = False
-            error.add_note(f"parallelkit: not tried again, because retry_on raised {failure!r}")
-        self._verdicts[id(error)] = error, verdict
-        while len(self._verdicts) > _MOST_VERDICTS:
-            del self._verdicts[next(iter(self._verdicts))]
+            add_note(error, f"parallelkit: not tried again, because retry_on raised {failure!r}")
+            return False
 
-    def __call__(self, error: Exception) -> bool:
-        """What was judged of this error."""
-        return self._verdicts.get(id(error), (error, False))[1]
+    return rule
 
 
 def _predicate(retry_on: RetryOn) -> Callable[[Exception], bool]:
@@ -127,6 +115,8 @@ def check_count(name: str, value: object, least: int = 1) -> None:
     if value is None:
         return
     try:
+        if isinstance(value, bool):
+            raise TypeError
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise TypeError(f"{name} must be a whole number or None, not {value!r}") from None

@@ -20,8 +20,10 @@ __all__ = [
     "LocalClaim",
     "Report",
     "Work",
+    "add_note",
     "as_item_error",
     "initializer_failed",
+    "owned",
     "task_timeout_error",
 ]
 
@@ -39,9 +41,10 @@ class Work:
         retries: a failed item may be tried again, so the others of its leaf must not be lost with it.
         task_timeout: seconds that one item may take.
         is_async: calling the function gives a coroutine to await.
+        packed: for the backend, which may keep here the form in which it travels.
     """
 
-    __slots__ = ("combine", "function", "is_async", "retries", "style", "task_timeout")
+    __slots__ = ("combine", "function", "is_async", "packed", "retries", "style", "task_timeout")
 
     def __init__(
         self,
@@ -57,6 +60,14 @@ class Work:
         self.retries = retries
         self.task_timeout = task_timeout
         self.is_async = is_async(function)
+        self.packed: tuple[int, bytes] | None = None
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self.function, self.style, self.combine, self.retries, self.task_timeout, self.is_async
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.function, self.style, self.combine, self.retries, self.task_timeout, self.is_async = state
+        self.packed = None
 
     def apply(self, items: Iterable[Any]) -> Iterator[Any]:
         """The values of `items`, computed as they are asked for."""
@@ -97,7 +108,7 @@ class LocalClaim:
     __slots__ = ("_lock", "since", "started", "stop")
 
     def __init__(self, items: int):
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # which knows who has it
         self.started = 0
         self.stop = items
         self.since = 0.0
@@ -109,11 +120,21 @@ class LocalClaim:
             self.since = monotonic()
             return taken
 
+    @property
+    def held(self) -> bool:
+        """Whether the calling thread is inside of this claim."""
+        return owned(self._lock)
+
     def take_back(self, cut: Cut) -> int:
         """Shorten the chunk as `cut` says; return the number of items that stay."""
         with self._lock:
             self.stop = cut(self.started, self.stop)
             return self.stop
+
+
+def owned(lock: Any) -> bool:
+    """Whether the calling thread holds this `threading.RLock`."""
+    return bool(lock._is_owned())
 
 
 def is_async(function: object) -> bool:
@@ -132,6 +153,14 @@ def is_async(function: object) -> bool:
     return (
         callable(function) and not isinstance(function, type) and iscoroutinefunction(type(function).__call__)
     )
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """Add a note, where the exception takes one: it may be a frozen dataclass."""
+    try:
+        error.add_note(note)
+    except Exception:
+        pass
 
 
 def as_item_error(error: BaseException) -> Exception:

@@ -8,8 +8,10 @@ of `map`. What has ended is reported when the chunk ends, and every 50 ms before
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
+from functools import partial
 from operator import length_hint
+from threading import Thread
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -128,17 +130,61 @@ class Worker:
             from asyncio import Runner  # 35 ms; only workers that run coroutines pay it
 
             self._runner = Runner()
-        self._runner.run(coroutine)
+        if _in_running_loop():
+            # The serial backend, asked from within a loop, which cannot run another one in its thread.
+            in_thread(partial(self._runner.run, coroutine))
+        else:
+            self._runner.run(coroutine)
 
     def leave(self) -> None:
-        """End: call the finalizer, close the event loop."""
+        """End: call the finalizer, whose errors are printed, and close the event loop."""
         entered, self._entered = self._entered, False
         try:
             if entered and self._finalize is not None:
                 self._call(self._finalize)
+        except self._let_through:
+            raise
+        except BaseException:
+            finalizer_failed()
         finally:
             if self._runner is not None:
-                self._runner.close()
+                (in_thread if _in_running_loop() else _call)(self._runner.close)
+
+
+def finalizer_failed() -> None:
+    """Print what a finalizer raised: there is nobody left to raise it to."""
+    import sys
+    import traceback
+
+    sys.stderr.write(f"parallelkit: the finalizer of a worker failed\n{traceback.format_exc()}")
+
+
+def _in_running_loop() -> bool:
+    from asyncio import _get_running_loop  # what get_running_loop() asks, without an exception
+
+    return _get_running_loop() is not None
+
+
+def _call(function: Callable[[], object]) -> None:
+    function()
+
+
+def in_thread(function: Callable[[], object]) -> None:
+    """Call a function in a thread of its own, in a copy of this context, and wait for it."""
+    failed: list[BaseException] = []
+    context = copy_context()
+
+    def run() -> None:
+        try:
+            context.run(function)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = Thread(target=run, name="parallelkit-loop")
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
 
 
 def run_chunk(

@@ -16,17 +16,18 @@ from ._calls import MapCall, Task, TaskCall, TaskFuture, raise_first, released, 
 from ._core.fold import LARGEST_LEAF, Fold
 from ._core.keyed import KeyedCombine, KeyedMap
 from ._core.splitters import Adaptive, Fixed, Splitter
-from ._driver import Driver, open_drivers
+from ._driver import Driver
+from ._lifetime import end_all
 from ._options import (
     CallOptions,
     MapOptions,
     RetryOn,
-    RetryRule,
     check_callable,
     check_count,
     check_options,
     check_seconds,
     finite,
+    retry_rule,
     source,
 )
 from ._work import Work
@@ -100,6 +101,8 @@ class Executor(concurrent.futures.Executor):
         for name, function in (("initializer", initializer), ("finalizer", finalizer)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be a function, not {function!r}")
+        if not isinstance(initargs, tuple | list):
+            raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
         options = {
             "mp_context": mp_context,
             "initializer": partial(initializer, *initargs) if initializer is not None else None,
@@ -227,7 +230,7 @@ class Executor(concurrent.futures.Executor):
         check_callable(combine)
         if map is not None:
             check_callable(map)
-        call = self._open(map, (iterable,), combine=combine, ordered=False, **options)
+        call = self._open(map, (iterable,), combine=combine, ordered=False, whole=True, **options)
         fold = Fold(combine)
         for outcomes in call.outcomes():
             raise_first(outcomes)
@@ -311,6 +314,7 @@ class Executor(concurrent.futures.Executor):
         ordered: bool = True,
         window: float | None = None,
         daemon: bool = False,
+        whole: bool = False,
         chunksize: int | None = None,
         buffersize: int | None = None,
         timeout: float | None = None,
@@ -336,14 +340,13 @@ class Executor(concurrent.futures.Executor):
                 f"the {self._name!r} backend cannot end a plain function that runs, so it has no "
                 "task_timeout; pass an async function, or choose the backend 'process' or 'thread'"
             )
-        rule = RetryRule(retry_on)
+        rule = retry_rule(retry_on)
         scheduler = self._driver.new_scheduler(
             self._splitter(work, chunksize, sized=items is not None),
             window=buffersize if buffersize is not None else window,
             least_window=READ_AHEAD_ITEMS if items is not None and self._backend.eager else 0,
             ordered=ordered,
             retries=retries,
-            retry_on=rule,
             align=LARGEST_LEAF if combine is not None else 1,
         )
         return MapCall(
@@ -354,7 +357,8 @@ class Executor(concurrent.futures.Executor):
             source=iterator,
             timeout=timeout,
             daemon=daemon,
-            judge=rule.judge if retries else None,
+            whole=whole and not threading.current_thread().daemon,
+            worth_retrying=rule if retries else None,
         )
 
     def _map_to_list(
@@ -365,7 +369,8 @@ class Executor(concurrent.futures.Executor):
         **options: Unpack[CallOptions],
     ) -> list[Any]:
         """All results at once: they are put in order when all have come, so nothing waits for its turn."""
-        call = self._open(function, iterables, ordered=False, window=math.inf, daemon=True, **options)
+        whole: Any = {"ordered": False, "window": math.inf, "daemon": True, "whole": True}
+        call = self._open(function, iterables, **whole, **options)
         pieces = []
         for outcomes in call.outcomes():
             if not return_exceptions:
@@ -412,7 +417,7 @@ class Executor(concurrent.futures.Executor):
 
 def _finish_all() -> None:
     """At interpreter exit: what was asked for is done, as with concurrent.futures."""
-    drivers = open_drivers()
+    drivers = [driver for driver in end_all() if isinstance(driver, Driver)]
     # As on leaving `with Executor()` by Ctrl-C: who has had enough does not wait for the work.
     if getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1"):
         for driver in drivers:

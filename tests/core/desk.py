@@ -31,11 +31,12 @@ class Desk:
     def hand_out(self, worker="w", **options):
         return self.scheduler.next_chunk(worker, self.now, **options)
 
-    def settle(self, flight, stop=None, *, failures=None, last=True, seconds=0.0, **options):
+    def settle(self, flight, stop=None, *, failures=None, final=(), last=True, seconds=0.0, **options):
         """The items of the flight up to `stop` have ended."""
         stop = flight.chunk.stop if stop is None else stop
         values = [index * 10 for index in range(flight.settled, stop)]
         outcomes = Outcomes(flight.settled, stop, values, failures, **options)
+        outcomes.final = set(final)
         return self.tell(Settled(flight.chunk_id, outcomes, seconds, last))
 
     def give_back(self, flight, stop):

@@ -321,10 +321,18 @@ class TestRetries:
         assert delivered == [(0, 1, [OSError])]
 
     def test_only_after_errors_that_are_worth_it(self):
-        desk = Desk(range(2), retries=1, retry_on=lambda error: isinstance(error, OSError))
+        desk = Desk(range(2), retries=1)
         failures = {0: OSError(), 1: KeyError()}
-        assert desk.settle(desk.hand_out(), failures=failures) == []
+        assert desk.settle(desk.hand_out(), failures=failures, final={1}) == []
         assert desk.settle(desk.hand_out()) == [(0, 1), (1, 2, [KeyError])]
+
+    def test_a_loss_may_be_final(self):
+        desk = Desk(range(2), retries=1)
+        flight = desk.hand_out()
+        desk.scheduler.receive(Lost(flight.chunk_id, 1, OSError()), 0.0)
+        assert desk.scheduler.next_chunk("w", 0.0).chunk.attempts == 1
+        desk = Desk(range(1), retries=1)
+        assert len(desk.scheduler.receive(Lost(desk.hand_out().chunk_id, 1, OSError(), final=True), 0.0)) == 1
 
     def test_not_where_trying_cannot_mend_it(self):
         desk = Desk(range(4), retries=5)

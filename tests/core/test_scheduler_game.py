@@ -69,9 +69,7 @@ class Game:
         first = random.randint(1, 30)
         splitter = self.one_of([Fixed(first), Adaptive(first, chunk_seconds=random.uniform(0.01, 10))])
         self.log.append(f"Scheduler({type(splitter).__name__}({first}), {options}), sized: {self.sized}")
-        self.scheduler = Scheduler(
-            splitter, count(1).__next__, retry_on=lambda error: isinstance(error, WorthTrying), **options
-        )
+        self.scheduler = Scheduler(splitter, count(1).__next__, **options)
         self.now = 0.0
         self.carried: dict[int, Carried] = {}  # in the order in which they were handed out
         self.pulled = self.handed_out = self.consumed = 0
@@ -178,7 +176,8 @@ class Game:
                 self.claim(carried, carried.stop)
                 claimed = carried.sent
             del self.carried[carried.id]
-            self.tell(Lost(carried.id, claimed, self.any_error()))
+            error = self.any_error()
+            self.tell(Lost(carried.id, claimed, error, isinstance(error, Hopeless)))
 
     def reject(self):
         """The chunk could not travel, as it was sent."""
@@ -231,6 +230,7 @@ class Game:
         if last:
             del self.carried[carried.id]
         outcomes = Outcomes(start, stop, list(range(start, stop)), failures)
+        outcomes.final = {index for index, error in failures.items() if isinstance(error, Hopeless)}
         self.tell(Settled(carried.id, outcomes, self.random.uniform(0, 10), last))
 
     def take_back(self, carried):

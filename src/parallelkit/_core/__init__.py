@@ -16,6 +16,7 @@ the chunk of a busy worker whose tail should be taken back. Its parts:
     outcome     what became of consecutive items
     reorder     completion order -> input order
     fold        the canonical reduction tree
+    roster      which workers there are, and how many chunks each has
     scheduler   the state machine that joins them
 
 Why sizes adapt and tails are taken back. A chunk costs about 0.1 ms to carry, whatever

@@ -17,6 +17,7 @@ __all__ = [
     "Cut",
     "Sliceable",
     "Zipped",
+    "all_of_it",
     "chunked",
     "half",
     "half_but_first",
@@ -44,6 +45,11 @@ def half_but_first(started: int, stop: int) -> int:
 def unstarted(started: int, stop: int) -> int:  # noqa: ARG001 - a Cut
     """All that was not started comes back."""
     return started
+
+
+def all_of_it(started: int, stop: int) -> int:  # noqa: ARG001 - a Cut
+    """Nothing comes back: who is asked only says whether he has the chunk."""
+    return stop
 
 
 T = TypeVar("T")

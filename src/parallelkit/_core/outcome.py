@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 __all__ = ["Outcomes"]
@@ -13,10 +14,10 @@ class Outcomes:
     In a map, `values` has one value per item, and `failures` names, by index in the input, those
     whose place in `values` holds nothing. In a reduce, `values` has the fold nodes of the items
     (see `fold`), and the failed items are in none of them. Not `retriable`: what failed cannot be mended
-    by trying its items again.
+    by trying its items again. `final` has the items of which that is true one by one.
     """
 
-    __slots__ = ("failures", "retriable", "start", "stop", "values")
+    __slots__ = ("failures", "final", "retriable", "start", "stop", "values")
 
     def __init__(
         self,
@@ -31,6 +32,7 @@ class Outcomes:
         self.values = values
         self.failures = {} if failures is None else failures
         self.retriable = retriable
+        self.final: Set[int] = frozenset()
 
     def __repr__(self) -> str:
         failed = f", {len(self.failures)} failed" if self.failures else ""
@@ -39,7 +41,7 @@ class Outcomes:
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def without(self, indices: set[int]) -> list[Outcomes]:
+    def without(self, indices: Set[int]) -> list[Outcomes]:
         """The same outcomes with holes at `indices` (they will be tried again): the pieces between."""
         pieces = []
         start = self.start

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Set
 from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
 
@@ -73,11 +73,15 @@ class Rejected(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """The worker of the chunk is gone. It had started the items before `claimed`; they fail with `error`."""
+    """The worker of the chunk is gone. It had started the items before `claimed`; they fail with `error`.
+
+    `final`: they are not to be tried again.
+    """
 
     chunk_id: int
     claimed: int
     error: Exception
+    final: bool = False
 
 
 Fact = Pulled | Ended | Settled | GivenBack | Rejected | Lost
@@ -111,7 +115,7 @@ class Scheduler:
             per worker, `math.inf` for no bound.
         least_window: where `window` is None, it is never smaller than this.
         ordered: deliver in input order, else as outcomes come.
-        retries: how often an item may be tried again after an error that `retry_on` holds for.
+        retries: how often an item may be tried again after an error that is not final.
         align: end chunks at multiples of this where they are longer than it; leaves of a fold stay whole.
     """
 
@@ -125,7 +129,6 @@ class Scheduler:
         least_window: int = 0,
         ordered: bool = True,
         retries: int = 0,
-        retry_on: Callable[[Exception], bool] = lambda error: True,
         align: int = 1,
     ) -> None:
         self.workers = workers
@@ -135,7 +138,6 @@ class Scheduler:
         self._least_window = least_window
         self._reorder = Reorder() if ordered else None
         self._retries = retries
-        self._retry_on = retry_on
         self._align = align
         self._pending: deque[Chunk] = deque()
         self.waiting = 0  # items in pending chunks
@@ -337,7 +339,9 @@ class Scheduler:
         self._put_back(flight.chunk, claimed)
         if claimed == flight.settled:
             return []
-        return self._settle(Outcomes.all_failed(flight.settled, claimed, fact.error), flight.chunk)
+        lost = Outcomes.all_failed(flight.settled, claimed, fact.error)
+        lost.retriable = not fact.final
+        return self._settle(lost, flight.chunk)
 
     # The moves
 
@@ -369,9 +373,9 @@ class Scheduler:
             self.waiting += chunk.stop - start
 
     def _settle(self, outcomes: Outcomes, chunk: Chunk) -> list[Outcomes]:
-        again: set[int] = set()
+        again: Set[int] = frozenset()
         if outcomes.failures and outcomes.retriable and chunk.attempts < self._retries:
-            again = {i for i, error in outcomes.failures.items() if self._retry_on(error)}
+            again = outcomes.failures.keys() - outcomes.final
         for index in sorted(again, reverse=True):
             self._put_back(chunk.between(index, index + 1, chunk.attempts + 1), index)
         pieces = outcomes.without(again) if again else [outcomes]

@@ -233,8 +233,8 @@ class Untravelled:
     def __init__(self, name: str, reason: str):
         self.__dict__.update(_name=name, _reason=reason)
 
-    def __reduce__(self) -> tuple[type[Untravelled], tuple[str, str]]:
-        return Untravelled, (self.__dict__["_name"], self.__dict__["_reason"])
+    def __reduce__(self) -> NoReturn:
+        self._complain()
 
     def __repr__(self) -> str:
         return f"<{self.__dict__['_name']}: could not travel to this worker>"

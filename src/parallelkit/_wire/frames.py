@@ -14,12 +14,23 @@ room. The worker's end waits.
 from __future__ import annotations
 
 import os
+import select
 import struct
 from collections import deque
 from enum import IntEnum
 from typing import NamedTuple
 
-__all__ = ["FUNCTION", "LAST", "ONCE", "UNRETRIABLE", "Frame", "FrameReader", "FrameWriter", "Kind"]
+__all__ = [
+    "FUNCTION",
+    "LAST",
+    "ONCE",
+    "UNRETRIABLE",
+    "Frame",
+    "FrameReader",
+    "FrameWriter",
+    "Kind",
+    "is_readable",
+]
 
 _HEAD = struct.Struct("=BBHxxxxqqqdQQ")
 _READ_BYTES = 65536
@@ -67,6 +78,15 @@ class Frame(NamedTuple):
         body_size, extra_size = len(body), len(extra)
         head = _HEAD.pack(kind, flags, slot, number, first, second, seconds, body_size, extra_size)
         return [head + body + extra] if body_size + extra_size < _JOIN_BYTES else [head, body, extra]
+
+
+def is_readable(fd: int) -> bool:
+    """Whether there is something to read from a file descriptor, or its end, right now."""
+    if hasattr(select, "poll"):  # select() takes no number above 1,023
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return bool(poll.poll(0))
+    return bool(select.select([fd], [], [], 0)[0])
 
 
 class FrameReader:

@@ -6,16 +6,20 @@ import os
 import select
 import selectors
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from multiprocessing import process as processes
 from time import monotonic
 from typing import Any, Protocol
 
 from .._core.chunks import Chunk, Cut
+from .._work import owned
 from .claims import SLOTS, ClaimTable
-from .frames import ONCE, Frame, FrameReader, FrameWriter, Kind
+from .frames import ONCE, Frame, FrameReader, FrameWriter, Kind, is_readable
 
 __all__ = ["Owner", "Peer", "Selector"]
+
+MOST_SECONDS = 1e6
+"""More than poll() can count to; whoever has waited for so long may ask again."""
 
 PIPE_BYTES = 1 << 18  # benchmarks/constants.py
 """As much as a socket pair holds. More would bring many workers to the limit of a user's pipes, 64 MiB."""
@@ -88,27 +92,25 @@ class Peer:
         self.given_up_for: Exception | None = None
         self._owner = owner
         self._selector = selector
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # which knows who has it
         self._reading = threading.Lock()  # held by the one thread that reads answers and takes them in
         self._gone = False
         self._knows: set[int] = set()
         self._chunks: dict[int, tuple[Chunk, int]] = {}  # by number: the chunk and its slot
         self._settled: dict[int, int] = {}
         self._free_slots = list(range(SLOTS))
-        self._claims = ClaimTable()
-        self._up, theirs_to_write = owner.new_pipe()
-        theirs_to_read, self._down = owner.new_pipe()
-        try:
-            self.process = owner.new_process(worker, theirs_to_read, theirs_to_write, self._claims)
+        with ExitStack() as ours, ExitStack() as theirs:
+            self._claims = ClaimTable()
+            ours.callback(self._claims.close)
+            self._up, answers = owner.new_pipe()
+            ours.callback(self._up.close)
+            theirs.callback(answers.close)
+            chunks, self._down = owner.new_pipe()
+            ours.callback(self._down.close)
+            theirs.callback(chunks.close)
+            self.process = owner.new_process(worker, chunks, answers, self._claims)
             self.process.start()
-        except BaseException:
-            self._up.close()
-            self._down.close()
-            self._claims.close()
-            raise
-        finally:
-            theirs_to_read.close()
-            theirs_to_write.close()
+            ours.pop_all()  # from here on they are closed with the process
         self._up_fd, self._down_fd = self._up.fileno(), self._down.fileno()
         for fd in (self._up_fd, self._down_fd):
             os.set_blocking(fd, False)
@@ -152,9 +154,11 @@ class Peer:
             self._write(Frame(Kind.LEAVE))
 
     def kill(self, reason: Exception | None) -> None:
-        self.expendable = True
-        self.given_up_for = reason
-        self.process.kill()
+        with self._lock:
+            if not self._gone:
+                self.expendable = True
+                self.given_up_for = reason
+                self.process.kill()
 
     def disown(self) -> None:
         """In a forked child: the worker must not take this process for its parent, nor wait for its end."""
@@ -196,7 +200,7 @@ class Peer:
                 if not self._open:
                     return False
                 self._selector.pause(self._up_fd)
-            deadline = None if timeout is None else monotonic() + timeout
+            deadline = None if timeout is None else monotonic() + min(timeout, MOST_SECONDS)
             while chunk_id in self._chunks:
                 left = None if deadline is None else max(0.0, deadline - monotonic()) * 1000
                 ready = self._poll.poll(left)
@@ -206,10 +210,10 @@ class Peer:
                     break
             return True
         finally:
-            self._reading.release()
             with self._lock:
                 if self._open:
                     self._selector.resume(self._up_fd)
+            self._reading.release()
 
     def _read_or_kill(self) -> bool:
         try:
@@ -252,18 +256,20 @@ class Peer:
         return True
 
     def _on_death(self, events: int) -> None:
+        if not is_readable(self._death):
+            return  # an old event of another descriptor of this number
         with self._reading:  # who listens in our stead is woken by the same death, and lets go
             while self._read():
                 pass
             self._close_pipes()
         self._selector.unregister(self._death)
         self.process.join()
-        exitcode = self.process.exitcode
         with self._lock:
             self._gone = True
-        if self._death != self.process.sentinel:
-            os.close(self._death)
-        self.process.close()
+            exitcode = self.process.exitcode
+            if self._death != self.process.sentinel:
+                os.close(self._death)
+            self.process.close()
         self._owner.on_death(self, exitcode)
         self._claims.close()
 
@@ -276,6 +282,10 @@ class Peer:
                     self._selector.unregister(self._down_fd)
                 self._up.close()
                 self._down.close()
+
+    def is_inside(self) -> bool:
+        """Whether the calling thread holds the lock."""
+        return owned(self._lock)
 
     # The chunks it has
 

@@ -20,7 +20,7 @@ from .._work import Work
 from .._worker import Worker
 from ..errors import InitializerFailed, SerializationError
 from .claims import Allowance, ClaimTable
-from .frames import FUNCTION, LAST, ONCE, UNRETRIABLE, Frame, FrameReader, FrameWriter, Kind
+from .frames import FUNCTION, LAST, ONCE, UNRETRIABLE, Frame, FrameReader, FrameWriter, Kind, is_readable
 from .pickling import dumps, follow, loads, pack_exception, salvage, unpicklable
 
 __all__ = ["Portable", "WorkerName", "serve"]
@@ -108,7 +108,6 @@ def serve(
     except InitializerFailed as error:
         server.answer(Frame(Kind.BROKEN, extra=dumps(pack_exception(error.__cause__ or error))))
         return
-    server.answer(Frame(Kind.READY))
     try:
         server.run()
     finally:
@@ -125,9 +124,11 @@ class _Server:
         self._works: dict[int, Work] = {}
         self._unreadable: dict[int, Exception] = {}
         self._lookout = Lookout(chunks)
+        self._pid = os.getpid()
 
     def run(self) -> None:
         try:
+            self.answer(Frame(Kind.READY))
             while True:
                 self._lookout.look()
                 frames = self._reader.read()
@@ -147,6 +148,10 @@ class _Server:
             return  # the parent is gone
 
     def answer(self, frame: Frame) -> None:
+        if os.getpid() != self._pid:  # the item has forked, and this is the child, on its way back from there
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
         self._writer.write(frame)
 
     def _run_chunk(self, frame: Frame) -> None:
@@ -271,17 +276,11 @@ def _leave_with_parent() -> None:
         fcntl.fcntl(sentinel, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(sentinel, fcntl.F_SETFL, fcntl.fcntl(sentinel, fcntl.F_GETFL) | os.O_ASYNC)
-        if not _is_readable(sentinel):
+        if not is_readable(sentinel):
             return
     except (ImportError, AttributeError, OSError):
         pass
     _watch(parent.join)
-
-
-def _is_readable(fd: int) -> bool:
-    import select
-
-    return bool(select.select([fd], [], [], 0)[0])
 
 
 def _watch(wait: Callable[[], object]) -> None:

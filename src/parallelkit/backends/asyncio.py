@@ -18,8 +18,8 @@ from typing import Any, cast
 from .._core.chunks import Chunk, Cut, unstarted
 from .._core.outcome import Outcomes
 from .._core.scheduler import Settled
-from .._work import LocalClaim, Work, as_item_error, initializer_failed
-from .._worker import enter_worker, run_chunk, run_chunk_async
+from .._work import LocalClaim, Work, as_item_error, initializer_failed, owned
+from .._worker import enter_worker, finalizer_failed, run_chunk, run_chunk_async
 from .base import Backend, Broken, Post, WorkerJoined
 
 __all__ = ["AsyncioBackend"]
@@ -49,7 +49,8 @@ class AsyncioBackend(Backend):
         self._initialize = initializer
         self._finalize = finalizer
         self._name = thread_name_prefix or "parallelkit-asyncio"
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._ready: asyncio.Future[bool] | None = None
@@ -69,13 +70,19 @@ class AsyncioBackend(Backend):
     def submit(self, worker: Hashable, chunk_id: int, work: Work, chunk: Chunk) -> None:
         self._claims[chunk_id] = LocalClaim(len(chunk))
         with self._lock:
+            if self._closed:
+                return  # every call has ended
             if self._loop is None:
                 loop = asyncio.new_event_loop()
                 # Not joined at interpreter exit, where a plain function may be stuck: close() and join() are
                 # called there in time.
                 thread = threading.Thread(target=self._run_loop, args=(loop,), name=self._name, daemon=True)
-                thread.start()
-                self._loop, self._thread = loop, thread  # not before: Ctrl-C may fall in between
+                try:
+                    thread.start()
+                finally:  # Ctrl-C may come when it runs already
+                    if thread.ident is not None:
+                        self._loop, self._thread = loop, thread
+            assert self._loop is not None
             self._loop.call_soon_threadsafe(self._begin, worker, chunk_id, work, chunk)
 
     def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -88,7 +95,8 @@ class AsyncioBackend(Backend):
             loop.run_until_complete(loop.shutdown_asyncgens())
             if self._threads is not None:
                 self._threads.leave()
-            loop.close()
+            with self._lock:  # nobody asks anything of a loop while it is closed
+                loop.close()
 
     async def _enter(self, ready: asyncio.Future[bool]) -> None:
         try:
@@ -167,7 +175,12 @@ class AsyncioBackend(Backend):
         claim = self._claims.get(chunk_id)
         return None if claim is None else (claim.started, claim.since)
 
+    def is_inside(self) -> bool:
+        return owned(self._lock) or any(claim.held for claim in list(self._claims.values()))
+
     def close(self, *, kill: bool = False) -> None:
+        with self._lock:
+            self._closed = True
         self._in_loop(lambda: self._leave(kill))
 
     def join(self, timeout: float | None = None) -> None:
@@ -195,7 +208,10 @@ class AsyncioBackend(Backend):
         try:
             await asyncio.gather(*tasks, return_exceptions=True)
             if not kill and self._ready.done() and self._ready.result():
-                await _call(self._finalize)
+                try:
+                    await _call(self._finalize)
+                except Exception:
+                    finalizer_failed()
         finally:
             self._loop.stop()
 

@@ -68,6 +68,7 @@ class Backend(ABC):
         can_abandon: `abandon` works, so that plain functions can have a time limit.
         lanes: coroutines of an async function that a worker has in flight.
         eager: chunks run on while the caller does something else; False where they run in his thread.
+        reports_in_worker: a worker itself reports, and so runs the callbacks of futures, before it is free.
     """
 
     depth: int = 1
@@ -75,6 +76,7 @@ class Backend(ABC):
     can_abandon: bool = False
     lanes: int = LANES
     eager: bool = True
+    reports_in_worker: bool = False
 
     @classmethod
     def default_workers(cls) -> int:
@@ -119,6 +121,13 @@ class Backend(ABC):
 
         Returns:
             Whether it did, for as long as it made sense; else the caller waits in his own way.
+        """
+        return False
+
+    def is_inside(self) -> bool:
+        """Whether the calling thread holds a lock of this backend: then nothing may be asked of it.
+
+        So it is where a garbage collector or a signal handler comes in between, and drops an iterator.
         """
         return False
 

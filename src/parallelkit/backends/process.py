@@ -25,7 +25,7 @@ from .._wire.frames import FUNCTION, LAST, ONCE, UNRETRIABLE, Frame, Kind
 from .._wire.peer import Peer, Selector
 from .._wire.pickling import FunctionPickles, dumps, loads, salvage, unpack_exception, unpicklable
 from .._wire.serving import Portable, WorkerName, serve
-from .._work import Work, as_item_error, initializer_failed
+from .._work import Work, as_item_error, initializer_failed, owned
 from ..errors import InitializerFailed, SerializationError, WorkerDied
 from .base import Backend, Broken, Post, WorkerJoined, WorkerLeft
 
@@ -64,13 +64,12 @@ class ProcessBackend(Backend):
         self._max_tasks = max_tasks_per_child
         self._selector = Selector()
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()
         self._unstarted: set[int] = set()
         self._peers: dict[int, Peer] = {}
         self._carriers: dict[int, Peer] = {}  # by number of chunk
-        self._pickling = threading.Lock()
+        self._pickling = threading.RLock()
         self._functions = FunctionPickles()
-        self._works: dict[int, tuple[int, bytes]] = {}  # by id() of the work, which its call keeps alive
         self._work_keys = count(-1, -1).__next__  # below zero: those above are of functions
         self._failed_starts = 0
         self._closed = False
@@ -136,10 +135,9 @@ class ProcessBackend(Backend):
         return Frame(Kind.CHUNK, flags, 0, chunk_id, key, chunk.start, 0.0, body, extra)
 
     def _pickled(self, work: Work) -> tuple[int, bytes]:
-        known = self._works.get(id(work))
-        if known is None:
-            known = self._works[id(work)] = self._work_keys(), dumps(work)
-        return known
+        if work.packed is None:
+            work.packed = self._work_keys(), dumps(work)
+        return work.packed
 
     def _start(self, worker: int) -> Peer | None:
         """Start the process of a worker; None if it has ended already."""
@@ -155,8 +153,10 @@ class ProcessBackend(Backend):
                 if self._thread is None:
                     # Not joined at interpreter exit: close() and join() are called there in time.
                     thread = threading.Thread(target=self._listen, name="parallelkit-answers", daemon=True)
-                    thread.start()
-                    self._thread = thread  # not before: Ctrl-C may fall in between
+                    try:
+                        thread.start()
+                    finally:  # Ctrl-C may come when it runs already
+                        self._thread = thread if thread.ident is not None else None
             return peer
 
     def new_pipe(self) -> tuple[Any, Any]:
@@ -194,11 +194,19 @@ class ProcessBackend(Backend):
 
     def _listen(self) -> None:
         """The thread that reads answers and learns of deaths."""
-        while self._peers or not self._closed:
-            for key, events in self._selector.select():
-                key.data(events)
-        with self._starting:
-            self._selector.close()
+        try:
+            while self._peers or not self._closed:
+                for key, events in self._selector.select():
+                    key.data(events)
+        except BaseException as error:  # a defect of ours; nobody is to wait for answers that nobody reads
+            self._post(Broken(as_item_error(error)))
+            for peer in list(self._peers.values()):
+                peer.kill(None)
+            raise
+        finally:
+            with self._starting:
+                self._closed = True
+                self._selector.close()
 
     def on_frame(self, peer: Peer, frame: Frame) -> None:
         if frame.kind == Kind.SETTLED:
@@ -262,9 +270,12 @@ class ProcessBackend(Backend):
             peer.kill(error)
 
     def forget(self, work: Work) -> None:
-        key, _ = self._works.pop(id(work), (0, b""))
-        if key:
-            self._tell_all_to_forget(key)
+        if work.packed is not None:
+            self._tell_all_to_forget(work.packed[0])
+
+    def is_inside(self) -> bool:
+        peers = list(self._peers.values())
+        return owned(self._starting) or owned(self._pickling) or any(peer.is_inside() for peer in peers)
 
     def _tell_all_to_forget(self, key: int) -> None:
         for peer in list(self._peers.values()):

@@ -10,7 +10,7 @@ from contextvars import copy_context
 from .._core.chunks import Chunk, Cut
 from .._core.outcome import Outcomes
 from .._core.scheduler import Settled
-from .._work import LocalClaim, Work
+from .._work import LocalClaim, Work, as_item_error
 from .._worker import Worker
 from ..errors import InitializerFailed
 from .base import Backend, Broken, Post, WorkerJoined
@@ -59,11 +59,11 @@ class SerialBackend(Backend):
                 self._turn.release()
 
     def _run(self, chunk_id: int, work: Work, chunk: Chunk) -> None:
-        ended = False
+        ended, settled = False, chunk.start
 
         def report(outcomes: Outcomes, seconds: float, last: bool) -> None:
-            nonlocal ended
-            ended = last
+            nonlocal ended, settled
+            ended, settled = last, outcomes.stop
             if last:
                 del self._claims[chunk_id]
             self._reporting = True
@@ -79,14 +79,20 @@ class SerialBackend(Backend):
                 self._worker.run, work, chunk.items, chunk.start, self._claims[chunk_id], report
             )
         except InitializerFailed as error:
+            self._claims.pop(chunk_id, None)
             self._post(Broken(error))
-        finally:
+        except BaseException as error:  # Ctrl-C: the item that it hit has failed, the others wait
             if not ended:
-                self._claims.pop(chunk_id, None)
+                started = chunk.start + self._claims[chunk_id].started
+                report(Outcomes.all_failed(settled, started, as_item_error(error)), 0.0, True)
+            raise
 
     def take_back(self, chunk_id: int, cut: Cut) -> int | None:
         claim = self._claims.get(chunk_id)
         return None if claim is None else claim.take_back(cut)
+
+    def is_inside(self) -> bool:
+        return any(claim.held for claim in list(self._claims.values()))
 
     def close(self, *, kill: bool = False) -> None:
         if not kill:

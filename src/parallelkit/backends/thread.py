@@ -29,6 +29,7 @@ class ThreadBackend(Backend):
 
     can_give_back = True
     can_abandon = True
+    reports_in_worker = True
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class ThreadBackend(Backend):
 
     def _start(self, worker: int) -> SimpleQueue[_Parcel | None] | None:
         """Start the thread of a worker; None if it was abandoned already."""
-        if worker not in self._unstarted:
+        if worker not in self._unstarted or self._closed:
             return None
         inbox: SimpleQueue[_Parcel | None] = SimpleQueue()
         self._inboxes[worker] = inbox
@@ -97,6 +98,9 @@ class ThreadBackend(Backend):
                 del parcel, work, chunk, claim  # an idle worker keeps nothing of the user's alive
         except InitializerFailed as error:
             self._post(Broken(error))
+        except Exception as error:  # a defect of ours; nobody is to wait for what it leaves undone
+            self._post(Broken(error))
+            raise
         finally:
             worker.leave()
             self._threads.pop(name, None)
@@ -111,6 +115,9 @@ class ThreadBackend(Backend):
     def take_back(self, chunk_id: int, cut: Cut) -> int | None:
         flight = self._flights.get(chunk_id)
         return None if flight is None else flight[1].take_back(cut)
+
+    def is_inside(self) -> bool:
+        return any(claim.held for _, claim in list(self._flights.values()))
 
     def running(self, chunk_id: int) -> tuple[int, float] | None:
         flight = self._flights.get(chunk_id)
@@ -132,6 +139,7 @@ class ThreadBackend(Backend):
         self._join(worker + self._max_workers)
 
     def close(self, *, kill: bool = False) -> None:
+        self._closed = True
         inboxes, self._inboxes = self._inboxes, {} if kill else self._inboxes
         for inbox in list(inboxes.values()):
             inbox.put(None)

@@ -23,7 +23,8 @@ gives back or loses it, so that every situation can be had without threads and w
 With `pytest.register_assert_rewrite("parallelkit.testing")` in conftest.py its failures tell more.
 """
 
-from .contract import BackendContract, Gate, Notes
+from .contract import BackendContract
 from .fake import FakeBackend, FakeChunk
+from .gates import Gate, Notes
 
 __all__ = ["BackendContract", "FakeBackend", "FakeChunk", "Gate", "Notes"]

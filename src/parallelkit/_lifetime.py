@@ -1,0 +1,50 @@
+"""The drivers of this process: disowned in a forked child, and found when the interpreter ends."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import Protocol
+
+__all__ = ["end_all", "is_over", "register"]
+
+
+class Disownable(Protocol):
+    """What belongs to the process that made it.
+
+    Attributes:
+        inherited: this process is another one.
+    """
+
+    inherited: bool
+
+    def disown(self) -> None: ...
+
+
+_all: weakref.WeakSet[Disownable] = weakref.WeakSet()
+_over = False
+
+
+def register(one: Disownable) -> None:
+    _all.add(one)
+
+
+def end_all() -> list[Disownable]:
+    """The interpreter ends: no new calls are taken any more. Those of this process that are not gone."""
+    global _over
+    _over = True
+    return [one for one in list(_all) if not one.inherited]
+
+
+def is_over() -> bool:
+    """Whether the interpreter ends."""
+    return _over
+
+
+def _disown_all() -> None:
+    for one in list(_all):
+        one.disown()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown_all)
