@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError
+from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -284,15 +285,16 @@ class TaskCall(Call):
         index = flight.chunk.start
         (task,) = flight.chunk.items
         future = task.future
-        if not task.carried and not future.set_running_or_notify_cancel():
+        if not task.carried and not _begin(future):
             self._waiting.pop(task, None)
             return None
         task.carried = True
         self._carried[index] = future  # before it leaves the others: `finish` must find it
         self._waiting.pop(task, None)
         future.chunk_id = flight.chunk_id
-        if self._over is not None and self._carried.pop(index, None) is not None:
-            self._due.append(_settle(future, None, self._over))  # `finish` came before
+        if self._over is not None:  # `finish` came meanwhile, and may have missed it
+            _settle(future, None, self._over)()
+            return None
         return task.work, Chunk([(task.args, task.kwargs)], index, index, index + 1)
 
     def deliver(self, outcomes: list[Outcomes]) -> None:
@@ -319,7 +321,7 @@ class TaskCall(Call):
                 else:
                     self._waiting.pop(task, None)
                     self._due.append(task.future.cancel)
-                    self._due.append(task.future.set_running_or_notify_cancel)
+                    self._due.append(partial(_begin, task.future))
         return [*facts, Ended()]
 
     def resolve(self) -> None:
@@ -331,9 +333,17 @@ class TaskCall(Call):
             due()
 
 
+def _begin(future: Future[Any]) -> bool:
+    """Whether a future can still get a result: it runs from now on, or did before. Any thread may ask."""
+    with future._condition:
+        if future._state in ("PENDING", "CANCELLED"):
+            return future.set_running_or_notify_cancel()
+        return future._state == "RUNNING"
+
+
 def _settle(future: Future[Any], value: object, error: BaseException | None) -> Callable[[], object]:
     def settle() -> None:
-        if future._state == "PENDING" and not future.set_running_or_notify_cancel():
+        if not _begin(future):
             return
         try:
             if error is None:

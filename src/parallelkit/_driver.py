@@ -27,7 +27,7 @@ from itertools import count
 from time import monotonic
 from typing import Any
 
-from ._alarm import call_soon
+from ._alarm import Alarm, call_soon
 from ._call import Call
 from ._core.chunks import Sliceable, all_of_it, half, half_but_first, unstarted
 from ._core.outcome import Outcomes
@@ -58,6 +58,7 @@ class Driver:
         self._letters: deque[Callable[[], object]] = deque()
         self._calls: dict[Call, None] = {}  # in the order of whose turn it is
         self._flights: dict[int, tuple[Call, Hashable]] = {}
+        self._alarms: dict[int, Alarm] = {}  # of the flights whose items have a time limit
         self._roster = Roster(backend.depth)
         self._chunk_ids = count(1).__next__
         self.closing = False
@@ -88,18 +89,20 @@ class Driver:
         """
         self.check_process()
         with self._lock:
-            self._check_open()
-            self._calls[call] = None
-            self._take_in(call, items, ended)
-        self._advance(resolve=False)
+            refusal = self._refusal()
+            if refusal is None:
+                self._calls[call] = None
+                self._take_in(call, items, ended)
+        self._advance(resolve=False)  # in any case: a letter may have come in while this had the lock
+        if refusal is not None:
+            raise refusal
 
     def feed(self, call: Call, items: Sliceable | None, *, ended: bool = False) -> None:
         """More items of a call, in the order of the input."""
         self.check_process()
         with self._lock:
-            if call not in self._calls:
-                return
-            self._take_in(call, items, ended)
+            if call in self._calls:
+                self._take_in(call, items, ended)
         self._advance(resolve=False)
 
     def consumed(self, call: Call, items: int) -> None:
@@ -198,7 +201,7 @@ class Driver:
         if call is None:
             return  # its worker was given up before it answered
         if isinstance(event, Rejected) or event.last:
-            del self._flights[event.chunk_id]
+            self._forget_flight(event.chunk_id)
             self._roster.add(worker, -1)
         self._tell(call, event)
 
@@ -208,12 +211,17 @@ class Driver:
         self._count_workers()
         lost = [(i, call) for i, (call, worker) in self._flights.items() if worker == event.worker]
         for chunk_id, call in reversed(lost):  # the later chunk is put back first, so that it ends up behind
-            del self._flights[chunk_id]
+            self._forget_flight(chunk_id)
             flight = call.scheduler.flight(chunk_id)
             if flight is not None:
                 started = len(flight.chunk) if event.claimed is None else event.claimed.get(chunk_id, 0)
                 claimed = flight.chunk.start + started
                 self._tell(call, Lost(chunk_id, claimed, event.error, final.get(call, False)))
+
+    def _forget_flight(self, chunk_id: int) -> None:
+        del self._flights[chunk_id]
+        if self._alarms and (alarm := self._alarms.pop(chunk_id, None)) is not None:
+            alarm.cancel()
 
     def _tell(self, call: Call, fact: Fact) -> None:
         outcomes = call.scheduler.receive(fact, monotonic())
@@ -270,9 +278,9 @@ class Driver:
         while True:
             owing: dict[Call, None] = {}
             with self._lock:
-                resolve = resolve or bool(self._letters)
                 while self._letters:
                     self._letters.popleft()()
+                    resolve = True
                 for call, flight in asked:
                     call.scheduler.name_again(flight)
                 steps = self._decide()
@@ -373,7 +381,7 @@ class Driver:
             return
         work, chunk = parcel
         if work.task_timeout is not None and not work.is_async:
-            watch(flight, work, self._flights, self.backend)
+            watch(flight, work, self._flights, self._alarms, self.backend)
         self.backend.submit(flight.worker, flight.chunk_id, work, chunk)
 
     # Book-keeping
@@ -413,13 +421,13 @@ class Driver:
         self._calls.clear()
         self.backend.disown()
 
-    def _check_open(self) -> None:
+    def _refusal(self) -> Exception | None:
+        """Why no call is taken; None if one is."""
         if is_over():
-            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-        if self._broken is not None:
-            raise self._broken
-        if self.closing:
-            raise RuntimeError("cannot schedule new futures after shutdown; make a new Executor")
+            return RuntimeError("cannot schedule new futures after interpreter shutdown")
+        if self._broken is None and self.closing:
+            return RuntimeError("cannot schedule new futures after shutdown; make a new Executor")
+        return self._broken
 
     def check_process(self) -> None:
         """RuntimeError where this process was forked from the one that the driver belongs to."""

@@ -9,7 +9,7 @@ from collections.abc import Container
 from functools import partial
 from time import monotonic
 
-from ._alarm import call_at
+from ._alarm import Alarm, call_at
 from ._core.scheduler import Flight
 from ._work import Work, task_timeout_error
 from .backends.base import Backend
@@ -20,11 +20,14 @@ LEAST_SECONDS = 0.001
 """A flight is looked at no more often than this, however short the time of its items."""
 
 
-def watch(flight: Flight, work: Work, in_flight: Container[int], backend: Backend) -> None:
+def watch(
+    flight: Flight, work: Work, in_flight: Container[int], alarms: dict[int, Alarm], backend: Backend
+) -> None:
     """Give up the worker of this flight when one of its items is over its time.
 
     Args:
         in_flight: the numbers of the chunks that have not landed.
+        alarms: where the alarm is left, by the number of the chunk, to be cancelled when that lands.
     """
     assert work.task_timeout is not None
     now = monotonic()
@@ -34,9 +37,13 @@ def watch(flight: Flight, work: Work, in_flight: Container[int], backend: Backen
         backend.abandon(flight.worker, task_timeout_error(work, flight.chunk.start + started - 1))
     else:
         when = since + max(work.task_timeout, LEAST_SECONDS)
-        call_at(when, partial(_look_again, flight, work, in_flight, backend))
+        look_again = partial(_look_again, flight, work, in_flight, alarms, backend)
+        alarms[flight.chunk_id] = call_at(when, look_again)
 
 
-def _look_again(flight: Flight, work: Work, in_flight: Container[int], backend: Backend) -> None:
+def _look_again(
+    flight: Flight, work: Work, in_flight: Container[int], alarms: dict[int, Alarm], backend: Backend
+) -> None:
+    alarms.pop(flight.chunk_id, None)
     if flight.chunk_id in in_flight:
-        watch(flight, work, in_flight, backend)
+        watch(flight, work, in_flight, alarms, backend)
