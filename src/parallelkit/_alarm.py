@@ -86,7 +86,7 @@ def _call(alarm: Alarm) -> None:
     if function is not None:
         try:
             function()
-        except Exception:  # the others must ring all the same
+        except BaseException:  # the others must ring all the same
             traceback.print_exc()
 
 

@@ -316,7 +316,8 @@ class Driver:
                     self._receive(Rejected(flight.chunk_id, {}), {})
         with self._lock:
             self._owing.update(owing)
-        call_soon(self._advance)
+        if self.backend.eager or len(steps) > 1:  # else what was left off is this thread's own
+            call_soon(self._advance)
 
     def _decide(self) -> list[tuple[Call, Flight]]:
         """Give every worker that has room something to do; an idle one, half of what a busy one has left."""

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from contextvars import copy_context
 
+from .._alarm import call_soon
 from .._core.chunks import Chunk, Cut
 from .._core.outcome import Outcomes
 from .._core.scheduler import Settled
@@ -49,12 +50,18 @@ class SerialBackend(Backend):
     def submit(self, worker: Hashable, chunk_id: int, work: Work, chunk: Chunk) -> None:
         self._claims[chunk_id] = LocalClaim(len(chunk))
         self._waiting.append((chunk_id, work, chunk))
+        self._run_what_waits()
+
+    def _run_what_waits(self) -> None:
         # A call within an item runs there, on top of it. What comes of a report waits until the report is
         # through, lest each chunk run on top of the one before; and what comes from another thread, until
         # this one is done.
         while self._waiting and not self._reporting and self._turn.acquire(blocking=False):
             try:
                 self._run(*self._waiting.popleft())
+            except BaseException:  # Ctrl-C; whose call is over by the time the clock comes to it, is not run
+                call_soon(self._run_what_waits)
+                raise
             finally:
                 self._turn.release()
 
