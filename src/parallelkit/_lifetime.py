@@ -1,12 +1,17 @@
-"""The drivers of this process: disowned in a forked child, and found when the interpreter ends."""
+"""The drivers of this process: disowned in a forked child, and found when the interpreter ends.
+
+Another thread may fork at any moment. While it does, nobody may be in the middle of closing a descriptor: the
+child would close its number once more, and by then that may be another one's.
+"""
 
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from typing import Protocol
 
-__all__ = ["end_all", "is_over", "register"]
+__all__ = ["closing_fds", "end_all", "is_over", "register"]
 
 
 class Disownable(Protocol):
@@ -41,10 +46,23 @@ def is_over() -> bool:
     return _over
 
 
+closing_fds = threading.RLock()
+"""Held while descriptors are closed that a forked child closes too, and while a fork is under way."""
+
+
+def _before_fork() -> None:
+    closing_fds.acquire()
+
+
+def _after_fork() -> None:
+    closing_fds.release()
+
+
 def _disown_all() -> None:
+    closing_fds.release()
     for one in list(_all):
         one.disown()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_disown_all)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_disown_all)

@@ -19,6 +19,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from .._core.chunks import Cut
+from .._lifetime import closing_fds
 
 __all__ = ["ClaimTable", "SharedClaim"]
 
@@ -94,9 +95,12 @@ class ClaimTable:
             _unlock(self._fd, slot)
 
     def close(self) -> None:
-        self._words.release()
-        self._map.close()
-        os.close(self._fd)
+        with closing_fds:
+            if self._fd >= 0:
+                self._words.release()
+                self._map.close()
+                os.close(self._fd)
+                self._fd = -1
 
     # In the worker
 

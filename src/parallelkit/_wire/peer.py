@@ -8,10 +8,11 @@ import selectors
 import threading
 from contextlib import ExitStack, suppress
 from multiprocessing import process as processes
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Protocol
 
 from .._core.chunks import Chunk, Cut
+from .._lifetime import closing_fds
 from .._work import owned
 from .claims import SLOTS, ClaimTable
 from .frames import ONCE, Frame, FrameReader, FrameWriter, Kind, is_readable
@@ -48,10 +49,11 @@ class Selector(selectors.DefaultSelector):
             self.close()
 
     def close(self) -> None:
-        self._open = False  # from here on, the numbers may be those of other files
-        super().close()
-        os.close(self._woken)
-        os.close(self._waker)
+        with closing_fds:
+            self._open = False  # from here on, the numbers may be those of other files
+            super().close()
+            os.close(self._woken)
+            os.close(self._waker)
 
     def pause(self, fd: int) -> None:
         """Do not report this descriptor until `resume`."""
@@ -263,18 +265,18 @@ class Peer:
                 pass
             self._close_pipes()
         self._selector.unregister(self._death)
-        self.process.join()
-        with self._lock:
+        exitcode = reap(self.process)
+        with self._lock, closing_fds:
             self._gone = True
-            exitcode = self.process.exitcode
             if self._death != self.process.sentinel:
                 os.close(self._death)
-            self.process.close()
+            if exitcode is not None:
+                self.process.close()
         self._owner.on_death(self, exitcode)
         self._claims.close()
 
     def _close_pipes(self) -> None:
-        with self._lock:
+        with self._lock, closing_fds:
             if self._open:
                 self._open = False
                 self._selector.unregister(self._up_fd)
@@ -321,6 +323,21 @@ class Peer:
                 return None
             slot = self._chunks[chunk_id][1]
             return self._claims.started(slot), self._claims.since(slot)
+
+
+def reap(process: Any) -> int | None:
+    """Wait for a process that has ended; its exit code, None where that is not to be had.
+
+    Whoever starts a process with multiprocessing, in any thread, has it look after all children. It may take
+    the exit code between two steps of ours, and is then about to write it down. Or other code took it.
+    """
+    for _ in range(1000):
+        process.join()
+        exitcode: int | None = process.exitcode
+        if exitcode is not None:
+            return exitcode
+        sleep(0.001)
+    return None
 
 
 def widen(fd: int) -> None:
