@@ -61,16 +61,17 @@ from parallelkit import pmap, preduce
 def slow(item):
     time.sleep(0.002)
     return item
-def read():
-    print(len(pmap(slow, range(200), backend={backend!r}, max_workers=2)))
-    began.set()
-def fold():
-    print(preduce(add, iter(range(200)), map=slow, backend={backend!r}, max_workers=3))
-threads = [threading.Thread(target=read), threading.Thread(target=fold)]
-for thread in threads:
-    thread.start()
-began = threading.Event()
-time.sleep(0.1)  # both are at it
+def source(begun):
+    begun.set()
+    yield from range(200)
+def read(begun):
+    print(len(pmap(slow, source(begun), backend={backend!r}, max_workers=2)))
+def fold(begun):
+    print(preduce(add, source(begun), map=slow, backend={backend!r}, max_workers=3))
+for target in (read, fold):
+    begun = threading.Event()
+    threading.Thread(target=target, args=[begun]).start()
+    begun.wait()
 """
     )
     assert sorted(said.split()) == ["19900", "200"]
