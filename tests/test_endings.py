@@ -68,6 +68,8 @@ def read(begun):
     print(len(pmap(slow, source(begun), backend={backend!r}, max_workers=2)))
 def fold(begun):
     print(preduce(add, source(begun), map=slow, backend={backend!r}, max_workers=3))
+for workers in (2, 3):  # from 3.12 on none can be started any more when the main thread is at its end
+    pmap(slow, range(20), backend={backend!r}, max_workers=workers, chunksize=1)
 for target in (read, fold):
     begun = threading.Event()
     threading.Thread(target=target, args=[begun]).start()

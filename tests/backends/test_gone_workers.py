@@ -5,6 +5,7 @@ It comes late from one thread when another has heard of the end of the worker, a
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from itertools import count
 from queue import SimpleQueue
@@ -16,7 +17,7 @@ from parallelkit._core.chunks import Chunk
 from parallelkit._core.outcome import Outcomes
 from parallelkit._core.scheduler import Settled
 from parallelkit._work import Work
-from parallelkit.backends.base import Backend, Event, WorkerJoined, WorkerLeft
+from parallelkit.backends.base import Backend, Broken, Event, WorkerJoined, WorkerLeft
 from parallelkit.backends.process import ProcessBackend
 from parallelkit.backends.thread import ThreadBackend
 
@@ -87,3 +88,20 @@ def which_worker(item: object) -> int | None:
     from parallelkit import current_worker
 
     return current_worker()
+
+
+def test_threads_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(ThreadBackend(1))
+    worker = stage.next(WorkerJoined).worker
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as context:
+        context.setattr(threading.Thread, "start", refuse)
+        stage.submit(worker, Work(abs), -1)
+        assert "no worker thread can be started: can't start new thread" in str(stage.next(Broken).error)
+    chunk_id = stage.submit(worker, Work(abs), -1)
+    assert stage.result(chunk_id).values == [1], "later there may be room for one"
+    stage.backend.close()
+    stage.backend.join()

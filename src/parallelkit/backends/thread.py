@@ -66,7 +66,13 @@ class ThreadBackend(Backend):
         assert isinstance(worker, int)
         claim = LocalClaim(len(chunk))
         self._flights[chunk_id] = worker, claim
-        inbox = self._inboxes.get(worker) or self._start(worker)
+        try:
+            inbox = self._inboxes.get(worker) or self._start(worker)
+        except RuntimeError as error:  # too many threads, or the interpreter is at its end
+            failed = InitializerFailed(f"no worker thread can be started: {error}")
+            failed.__cause__ = error
+            self._post(Broken(failed))
+            return
         if inbox is None:
             self._flights.pop(chunk_id, None)
         else:
@@ -77,13 +83,17 @@ class ThreadBackend(Backend):
         if worker not in self._unstarted or self._closed:
             return None
         inbox: SimpleQueue[_Parcel | None] = SimpleQueue()
-        self._inboxes[worker] = inbox
-        self._unstarted.discard(worker)
         # Not joined at interpreter exit, where one that is stuck would keep the process: close() and
         # join() are called there in time.
         name = f"{self._name}_{worker % self._max_workers}"
         thread = threading.Thread(target=self._serve, args=(worker, inbox), name=name, daemon=True)
-        thread.start()
+        self._inboxes[worker] = inbox
+        try:
+            thread.start()
+        except RuntimeError:
+            del self._inboxes[worker]
+            raise
+        self._unstarted.discard(worker)
         self._threads[worker] = thread  # not before: Ctrl-C may fall in between
         return inbox
 
