@@ -24,7 +24,17 @@ from .._work import Work
 from .._worker import LANES
 from ..cpus import cpu_count
 
-__all__ = ["Backend", "Broken", "Event", "Post", "Rejected", "Settled", "WorkerJoined", "WorkerLeft"]
+__all__ = [
+    "Backend",
+    "Broken",
+    "Event",
+    "LazyBackend",
+    "Post",
+    "Rejected",
+    "Settled",
+    "WorkerJoined",
+    "WorkerLeft",
+]
 
 
 class WorkerJoined(NamedTuple):
@@ -141,3 +151,31 @@ class Backend(ABC):
         Called only where `can_abandon`.
         """
         raise NotImplementedError
+
+
+class LazyBackend(Backend):
+    """A backend of this machine: workers with an index, each started by the first chunk that it gets.
+
+    The name of a worker is a number, its index what is left of that when it is divided by the number of
+    workers. So one that takes the place of another has its index, and a name of its own.
+    """
+
+    def __init__(self, max_workers: int):
+        self._max_workers = max_workers
+        self._unstarted: set[int] = set()
+
+    def start(self, post: Post) -> None:
+        self._post = post
+        for index in range(self._max_workers):
+            self._join(index)
+
+    def _join(self, worker: int) -> None:
+        """From now on a worker may be started."""
+        self._unstarted.add(worker)
+        self._post(WorkerJoined(worker))
+
+    def _join_in_place_of(self, worker: int) -> None:
+        self._join(worker + self._max_workers)
+
+    def _index(self, worker: int) -> int:
+        return worker % self._max_workers

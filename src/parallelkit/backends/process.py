@@ -27,7 +27,7 @@ from .._wire.pickling import FunctionPickles, dumps, loads, salvage, unpack_exce
 from .._wire.serving import Portable, WorkerName, serve
 from .._work import Work, as_item_error, initializer_failed, owned
 from ..errors import InitializerFailed, SerializationError, WorkerDied
-from .base import Backend, Broken, Post, WorkerJoined, WorkerLeft
+from .base import Broken, LazyBackend, WorkerLeft
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -38,7 +38,7 @@ START_ATTEMPTS = 3
 """So many workers in a row may die before they are ready; then no more are started."""
 
 
-class ProcessBackend(Backend):
+class ProcessBackend(LazyBackend):
     """Processes, each started by the first chunk it gets, and replaced under the same index when it dies."""
 
     depth = 2
@@ -54,7 +54,7 @@ class ProcessBackend(Backend):
         finalizer: Callable[[], object] | None = None,
         max_tasks_per_child: int | None = None,
     ):
-        self._max_workers = max_workers
+        super().__init__(max_workers)
         self._context: Any = start_context(mp_context)
         self._server_signals = self._context.get_start_method() == "forkserver" and hasattr(
             signal, "pthread_sigmask"
@@ -65,7 +65,6 @@ class ProcessBackend(Backend):
         self._selector = Selector()
         self._thread: threading.Thread | None = None
         self._starting = threading.RLock()
-        self._unstarted: set[int] = set()
         self._peers: dict[int, Peer] = {}
         self._carriers: dict[int, Peer] = {}  # by number of chunk
         self._pickling = threading.RLock()
@@ -73,16 +72,6 @@ class ProcessBackend(Backend):
         self._work_keys = count(-1, -1).__next__  # below zero: those above are of functions
         self._failed_starts = 0
         self._closed = False
-
-    def start(self, post: Post) -> None:
-        self._post = post
-        for index in range(self._max_workers):
-            self._join(index)
-
-    def _join(self, worker: int) -> None:
-        """A worker may be started. Its index is the rest of its name, divided by the number of workers."""
-        self._unstarted.add(worker)
-        self._post(WorkerJoined(worker))
 
     # Down
 
@@ -187,9 +176,6 @@ class ProcessBackend(Backend):
             name=WorkerName(f"parallelkit-{self._index(worker)}"),
         )
 
-    def _index(self, worker: int) -> int:
-        return worker % self._max_workers
-
     # Up
 
     def _listen(self) -> None:
@@ -243,7 +229,7 @@ class ProcessBackend(Backend):
         error = peer.given_up_for or _died(self._index(peer.worker), exitcode, indices)
         self._post(WorkerLeft(peer.worker, error, claimed))
         if not self._closed:
-            self._join(peer.worker + self._max_workers)
+            self._join_in_place_of(peer.worker)
 
     def _land(self, peer: Peer, chunk_id: int) -> Chunk:
         self._carriers.pop(chunk_id, None)

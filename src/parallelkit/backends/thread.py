@@ -14,14 +14,14 @@ from .._work import LocalClaim, Work
 from .._worker import Worker
 from ..cpus import cpu_count
 from ..errors import InitializerFailed
-from .base import Backend, Broken, Post, WorkerJoined, WorkerLeft
+from .base import Broken, LazyBackend, WorkerLeft
 
 __all__ = ["ThreadBackend"]
 
 _Parcel = tuple[int, Work, Chunk, LocalClaim]
 
 
-class ThreadBackend(Backend):
+class ThreadBackend(LazyBackend):
     """Threads, each started by the first chunk it gets, each with an inbox of its own.
 
     A thread that is stuck in an item cannot be ended; it is abandoned, and another takes its index.
@@ -39,10 +39,9 @@ class ThreadBackend(Backend):
         finalizer: Callable[[], object] | None = None,
         thread_name_prefix: str = "",
     ):
-        self._max_workers = max_workers
+        super().__init__(max_workers)
         self._new_worker = partial(Worker, initialize=initializer, finalize=finalizer)
         self._name = thread_name_prefix or "parallelkit"
-        self._unstarted: set[int] = set()
         self._inboxes: dict[int, SimpleQueue[_Parcel | None]] = {}
         self._threads: dict[int, threading.Thread] = {}
         self._flights: dict[int, tuple[int, LocalClaim]] = {}
@@ -51,16 +50,6 @@ class ThreadBackend(Backend):
     @classmethod
     def default_workers(cls) -> int:
         return min(32, cpu_count() + 4)  # as ThreadPoolExecutor: threads mostly wait
-
-    def start(self, post: Post) -> None:
-        self._post = post
-        for index in range(self._max_workers):
-            self._join(index)
-
-    def _join(self, worker: int) -> None:
-        """A thread may be started. Its index is the rest of its name, divided by the number of workers."""
-        self._unstarted.add(worker)
-        self._post(WorkerJoined(worker))
 
     def submit(self, worker: Hashable, chunk_id: int, work: Work, chunk: Chunk) -> None:
         assert isinstance(worker, int)
@@ -85,7 +74,7 @@ class ThreadBackend(Backend):
         inbox: SimpleQueue[_Parcel | None] = SimpleQueue()
         # Not joined at interpreter exit, where one that is stuck would keep the process: close() and
         # join() are called there in time.
-        name = f"{self._name}_{worker % self._max_workers}"
+        name = f"{self._name}_{self._index(worker)}"
         thread = threading.Thread(target=self._serve, args=(worker, inbox), name=name, daemon=True)
         self._inboxes[worker] = inbox
         try:
@@ -99,7 +88,7 @@ class ThreadBackend(Backend):
 
     def _serve(self, name: int, inbox: SimpleQueue[_Parcel | None]) -> None:
         """A worker thread, from its first chunk to its end."""
-        worker = self._new_worker(name % self._max_workers)
+        worker = self._new_worker(self._index(name))
         try:
             worker.enter()
             while (parcel := inbox.get()) is not None:
@@ -146,7 +135,7 @@ class ThreadBackend(Backend):
                 del self._flights[chunk_id]
         self._threads.pop(worker, None)
         self._post(WorkerLeft(worker, error, claimed))
-        self._join(worker + self._max_workers)
+        self._join_in_place_of(worker)
 
     def close(self, *, kill: bool = False) -> None:
         self._closed = True
