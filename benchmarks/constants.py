@@ -42,6 +42,11 @@ def tiny_tasks(executor: Executor) -> float:
     return seconds(lambda: list(executor.map(square, MILLION)), SQUARES)
 
 
+def tiny_stream(executor: Executor) -> float:
+    """a million squares, of a generator"""
+    return seconds(lambda: list(executor.map(square, (number for number in MILLION))), SQUARES)
+
+
 def sum_of_squares(executor: Executor) -> float:
     """the sum of ten million squares"""
     return seconds(lambda: executor.reduce(operator.add, LONG, map=square), SUM)
@@ -105,6 +110,7 @@ CONSTANTS = {
     ),
     "LARGEST_LEAF": Constant("_core.fold", (256, 512, 1024, 2048, 4096), (sum_of_squares,)),
     "LOOKOUT_SECONDS": Constant("_wire.serving", (0.0, 0.00005, 0.0001, 0.0002, 0.0005), (round_trip,)),
+    "STREAM_ITEMS": Constant("executor", (4096, 8192, 16_384, 32_768, 65_536, 10**9), (tiny_stream,)),
     "PIPE_BYTES": Constant("_wire.peer", (1 << 16, 1 << 17, 1 << 18, 1 << 20), (large_results,)),
 }
 
@@ -121,7 +127,7 @@ def valued(name: str, value: float) -> Iterator[None]:
         changes.append((homes[0], "_LARGEST_LEAF_BITS", int(value).bit_length() - 1))
     if name == "CHUNK_SECONDS":
         adaptive = import_module("parallelkit._core.splitters").Adaptive
-        changes.append((adaptive.__init__, "__defaults__", (1, value, 1)))
+        changes.append((adaptive.__init__, "__defaults__", (1, value, 1, None)))
     before = [(home, attribute, getattr(home, attribute)) for home, attribute, _ in changes]
     for home, attribute, new in changes:
         setattr(home, attribute, new)

@@ -51,6 +51,9 @@ FIRST_ITEMS = 64
 FOLD_SECONDS = 0.05
 """Chunks of a reduce aim at more run time than others: what they send back shrinks as they grow."""
 
+STREAM_ITEMS = 32_768  # benchmarks/constants.py; `benchmarks/engine.py --rows 5` for the memory
+"""Items of a stream that all workers together may be in: with those on their way, a few MiB of small ones."""
+
 READ_AHEAD_ITEMS = 1024
 """Results of a list or another sized input that `Executor.map` computes before anybody reads them."""
 
@@ -342,7 +345,7 @@ class Executor(concurrent.futures.Executor):
             )
         rule = retry_rule(retry_on)
         scheduler = self._driver.new_scheduler(
-            self._splitter(work, chunksize, sized=items is not None),
+            self._splitter(work, chunksize, sized=items is not None, stream=window is None),
             window=buffersize if buffersize is not None else window,
             least_window=READ_AHEAD_ITEMS if items is not None and self._backend.eager else 0,
             ordered=ordered,
@@ -399,15 +402,16 @@ class Executor(concurrent.futures.Executor):
         """Whether a call can be made: it is not shut down, its workers can start, it is of this process."""
         return self._driver.usable
 
-    def _splitter(self, work: Work, chunksize: int | None, *, sized: bool) -> Splitter:
+    def _splitter(self, work: Work, chunksize: int | None, *, sized: bool, stream: bool = False) -> Splitter:
         if chunksize is not None:
             return Fixed(chunksize)
         first = FIRST_ITEMS if sized and self._backend.can_give_back else 1
         least = self._backend.lanes if work.is_async else 1
         first = max(first, least)
         if work.combine is not None:
-            return Adaptive(first, FOLD_SECONDS, least=least)
-        return Adaptive(first, least=least)
+            # What is read of a sized input is a slice, and what comes back of it some nodes.
+            return Adaptive(first, FOLD_SECONDS, least=least, most=None if sized else STREAM_ITEMS)
+        return Adaptive(first, least=least, most=STREAM_ITEMS if stream else None)
 
     def _read(self, call: MapCall, return_exceptions: bool) -> Iterator[Any]:
         stream = results(call, return_exceptions)

@@ -54,6 +54,12 @@ class TestAdaptive:
         assert splitter.size(500, 2) == 250, "unless another would have nothing"
         assert splitter.size(10_000, 2) == 2_500
 
+    def test_of_a_stream_takes_no_more_than_memory_has_room_for(self):
+        splitter = Adaptive(first=64, most=1000)
+        splitter.learn(10**6, 0.001)
+        assert splitter.size(None, 4) == splitter.size(10**9, 4) == 250
+        assert splitter.size(None, 2000) == 1
+
     def test_follows_costs_that_drift(self):
         splitter = Adaptive(first=100)
         for _ in range(20):

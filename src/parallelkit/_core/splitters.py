@@ -59,9 +59,17 @@ class Adaptive:
             back it may be large; where not, 1.
         chunk_seconds: the run time to aim at.
         least: a chunk is not smaller than this, but at the end of the input: coroutines in flight together.
+        most: the chunks of all workers have no more items than this, however cheap; None for any number.
     """
 
-    def __init__(self, first: int = 1, chunk_seconds: float = CHUNK_SECONDS, least: int = 1):
+    def __init__(
+        self,
+        first: int = 1,
+        chunk_seconds: float = CHUNK_SECONDS,
+        least: int = 1,
+        most: int | None = None,
+    ):
+        self._most = most
         self._least = least
         self._first = first
         self._chunk_seconds = chunk_seconds
@@ -77,6 +85,8 @@ class Adaptive:
         if remaining is not None:
             share = max(-(-remaining // (SHARES * workers)), min(worthwhile, -(-remaining // workers)))
             size = min(size, share)
+        if self._most is not None:
+            size = min(size, self._most // workers)
         return max(self._least, size)
 
     def learn(self, items: int, seconds: float) -> None:
