@@ -29,7 +29,7 @@ from typing import Any
 
 from ._alarm import Alarm, call_soon
 from ._call import Call
-from ._core.chunks import Sliceable, all_of_it, half, half_but_first, unstarted
+from ._core.chunks import Sliceable, all_of_it, unstarted
 from ._core.outcome import Outcomes
 from ._core.roster import Roster
 from ._core.scheduler import Ended, Fact, Flight, GivenBack, Lost, Pulled, Scheduler
@@ -358,8 +358,7 @@ class Driver:
         """Take back a part of the chunk that will end last; whether anything came."""
         for call in self._calls:
             while (victim := call.scheduler.next_victim()) is not None:
-                # A worker with one chunk has started it, or will at once.
-                cut = half if self._roster.load(victim.worker) > 1 else half_but_first
+                cut = call.scheduler.cut(alone=self._roster.load(victim.worker) == 1)
                 victim.asked = True  # before it is asked: who carries it may be through with that right after
                 keeps = self.backend.take_back(victim.chunk_id, cut)
                 victim.asked = keeps is None

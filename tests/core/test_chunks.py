@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallelkit._core.chunks import Chunk, Zipped, chunked, half, half_but_first, sliceable, unstarted
+from parallelkit._core.chunks import (
+    Chunk,
+    Zipped,
+    chunked,
+    half,
+    half_but_first,
+    if_unstarted,
+    sliceable,
+    unstarted,
+)
 
 
 class TestChunk:
@@ -160,3 +169,7 @@ def test_half_gives_back_the_larger_half():
 def test_half_but_first_leaves_an_item_that_is_about_to_start():
     assert [half_but_first(0, stop) for stop in (0, 1, 2, 3, 4)] == [0, 1, 1, 1, 2]
     assert half_but_first(1, 2) == 1
+
+
+def test_if_unstarted_takes_all_or_nothing():
+    assert [if_unstarted(started, 4) for started in (0, 1, 3, 4)] == [0, 4, 4, 4]

@@ -201,6 +201,34 @@ class TestTakingBack:
         assert desk.scheduler.next_victim() is straggler
 
 
+class TestChunksThatAreNotDivided:
+    def test_one_that_waits_behind_another_comes_back_whole_or_not_at_all(self):
+        desk = Desk(range(8), divisible=False)
+        desk.hand_out(waits=False)
+        waiting = desk.hand_out()
+        assert desk.scheduler.next_victim() is waiting
+        cut = desk.scheduler.cut(alone=False)
+        assert [cut(started, 4) for started in (0, 1, 4)] == [0, 4, 4]
+        desk.give_back(waiting, 4)
+        assert span(desk.hand_out("other")) == (4, 8)
+
+    def test_one_that_is_about_to_start_is_not_asked_for(self):
+        desk = Desk(range(8), divisible=False)
+        desk.hand_out(waits=False)
+        assert desk.scheduler.next_victim() is None
+        assert desk.scheduler.cut(alone=True)(0, 4) == 4
+
+    def test_they_wait_for_a_window_that_has_room_for_all_of_one(self):
+        desk = Desk(range(10), divisible=False, window=8)
+        spans = [span(desk.hand_out()), span(desk.hand_out())]
+        assert desk.hand_out() is None
+        desk.scheduler.consumed(1)
+        assert desk.hand_out() is None
+        desk.scheduler.consumed(1)  # as many as are left
+        spans.append(span(desk.hand_out()))
+        assert spans == [(0, 4), (4, 8), (8, 10)]
+
+
 class TestLastReportsThatLeaveItemsOut:
     """A chunk was shortened while its last report travelled: what is not in it was not started."""
 

@@ -21,6 +21,7 @@ __all__ = [
     "chunked",
     "half",
     "half_but_first",
+    "if_unstarted",
     "sliceable",
     "unstarted",
 ]
@@ -40,6 +41,11 @@ def half_but_first(started: int, stop: int) -> int:
     Two idle workers would else send the same item to and fro before either of them starts it.
     """
     return max(half(started, stop), min(1, stop))
+
+
+def if_unstarted(started: int, stop: int) -> int:
+    """All of it comes back, or nothing: the items of this chunk run together."""
+    return stop if started else 0
 
 
 def unstarted(started: int, stop: int) -> int:  # noqa: ARG001 - a Cut

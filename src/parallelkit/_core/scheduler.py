@@ -24,7 +24,7 @@ from collections.abc import Callable, Hashable, Set
 from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
 
-from .chunks import Chunk, Sliceable
+from .chunks import Chunk, Cut, Sliceable, all_of_it, half, half_but_first, if_unstarted
 from .outcome import Outcomes
 from .reorder import Reorder
 from .splitters import Splitter
@@ -117,6 +117,7 @@ class Scheduler:
         ordered: deliver in input order, else as outcomes come.
         retries: how often an item may be tried again after an error that is not final.
         align: end chunks at multiples of this where they are longer than it; leaves of a fold stay whole.
+        divisible: a chunk may be shortened. If not, its items run together: it comes back whole, or not at all.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Scheduler:
         ordered: bool = True,
         retries: int = 0,
         align: int = 1,
+        divisible: bool = True,
     ) -> None:
         self.workers = workers
         self._splitter = splitter
@@ -139,6 +141,7 @@ class Scheduler:
         self._reorder = Reorder() if ordered else None
         self._retries = retries
         self._align = align
+        self._divisible = divisible
         self._pending: deque[Chunk] = deque()
         self.waiting = 0  # items in pending chunks
         self._flights: dict[int, Flight] = {}
@@ -206,9 +209,10 @@ class Scheduler:
         size = 1 if chunk.attempts else self._splitter.size(self._remaining(), self.workers)
         if self._window != math.inf and chunk.stop > self._handed_out:
             # new items; what was handed out before is in the window already
-            size = int(min(size, self._window_items() - (self._handed_out - self._consumed)))
-            if size < 1:
+            room = self._window_items() - (self._handed_out - self._consumed)
+            if room < (1 if self._divisible else min(size, len(chunk))):
                 return None
+            size = int(min(size, room))
         chunk = self._take(self._aligned(chunk.start, size))
         size = len(chunk)
         chunk_id = self._chunk_ids()
@@ -216,7 +220,7 @@ class Scheduler:
         flight = Flight(chunk_id, worker, chunk, begin + self._splitter.seconds(size))
         self._busy_until[worker] = flight.expected_end
         self._flights[chunk_id] = flight
-        if can_give_back and (waits or size > 1):
+        if can_give_back and (waits or (size > 1 and self._divisible)):
             self._add_victim(flight)
         return flight
 
@@ -231,6 +235,12 @@ class Scheduler:
             if flight is not None:
                 return flight
         return None
+
+    def cut(self, *, alone: bool) -> Cut:
+        """How to shorten a chunk in flight; `alone`: its worker has no other, and is in it, or is about to be."""
+        if not self._divisible:
+            return all_of_it if alone else if_unstarted
+        return half_but_first if alone else half
 
     def name_again(self, flight: Flight) -> None:
         """The tail of this flight was asked for before it could answer; now it can."""
