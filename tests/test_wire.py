@@ -1,4 +1,4 @@
-"""Frames on a pipe, however the bytes come; and when a worker stays awake for the next."""
+"""Frames on a pipe, however the bytes come; how long a worker stays awake; when it has done enough."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallelkit._wire import serving
+from parallelkit._wire.claims import Allowance
 from parallelkit._wire.frames import Frame, FrameReader, FrameWriter, Kind
 from parallelkit._wire.serving import LOOKOUT_SECONDS, Lookout
 
@@ -165,3 +166,39 @@ class TestLookingOut:
         before = clock.now
         lookout.look()
         assert clock.now - before < LOOKOUT_SECONDS
+
+
+class TestAllowance:
+    """How many tasks a worker may start: a task is so many items of one work, or a chunk."""
+
+    def test_without_a_limit_all_is_allowed(self):
+        allowance = Allowance(None)
+        allowance.begin(1, 1, 10)
+        assert allowance.take(10) == 10
+        assert not allowance.spent
+
+    def test_items_of_one_work_fill_a_task_over_several_chunks(self):
+        allowance = Allowance(2)
+        taken = []
+        for _ in range(4):
+            allowance.begin(1, 5, 3)
+            taken.append(allowance.take(3))
+        assert taken == [3, 3, 3, 1]
+        assert allowance.spent
+
+    def test_what_is_left_of_a_task_is_of_no_use_to_other_work(self):
+        allowance = Allowance(2)
+        allowance.begin(1, 5, 1)
+        assert allowance.take(1) == 1
+        allowance.begin(2, 1, 9)
+        assert allowance.take(9) == 1
+        assert allowance.spent
+
+    def test_a_chunk_is_one_task_however_long_it_is(self):
+        allowance = Allowance(3)
+        taken = []
+        for items in (4, 4, 1, 4):
+            allowance.begin(1, None, items)
+            taken += [allowance.take(1), allowance.take(items - 1)] if items > 1 else [allowance.take(1)]
+        assert taken == [1, 3, 1, 3, 1, 0, 0]
+        assert allowance.spent

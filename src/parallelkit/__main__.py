@@ -70,7 +70,7 @@ def _print_overview(cores: str) -> None:
     print(f"{cores}\n")
     print(f"backends: {', '.join(backend_names())}")
     if os.name == "posix":
-        from .backends.process import start_context
+        from ._wire.starting import start_context
 
         print(f"worker processes are started by: {start_context(None).get_start_method()}")
     print()

@@ -40,11 +40,22 @@ class Work:
         combine: for a reduce, the associative function of two values.
         retries: a failed item may be tried again, so the others of its leaf must not be lost with it.
         task_timeout: seconds that one item may take.
+        task_items: so many items count as one task, for workers that are replaced after a number of tasks;
+            None: a chunk is one.
         is_async: calling the function gives a coroutine to await.
         packed: for the backend, which may keep here the form in which it travels.
     """
 
-    __slots__ = ("combine", "function", "is_async", "packed", "retries", "style", "task_timeout")
+    __slots__ = (
+        "combine",
+        "function",
+        "is_async",
+        "packed",
+        "retries",
+        "style",
+        "task_items",
+        "task_timeout",
+    )
 
     def __init__(
         self,
@@ -53,20 +64,23 @@ class Work:
         combine: Combine | None = None,
         retries: bool = False,
         task_timeout: float | None = None,
+        task_items: int | None = 1,
     ):
         self.function = function
         self.style = style
         self.combine = combine
         self.retries = retries
         self.task_timeout = task_timeout
+        self.task_items = task_items
         self.is_async = is_async(function)
         self.packed: tuple[int, bytes] | None = None
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self.function, self.style, self.combine, self.retries, self.task_timeout, self.is_async
+        return tuple([getattr(self, name) for name in _TRAVELLING])
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.function, self.style, self.combine, self.retries, self.task_timeout, self.is_async = state
+        for name, value in zip(_TRAVELLING, state, strict=True):
+            setattr(self, name, value)
         self.packed = None
 
     def apply(self, items: Iterable[Any]) -> Iterator[Any]:
@@ -84,6 +98,8 @@ class Work:
         """The value (for an async function, the coroutine) of one item."""
         return next(self.apply((item,)))
 
+
+_TRAVELLING = tuple(name for name in Work.__slots__ if name != "packed")
 
 Report = Callable[[Outcomes, float, bool], None]
 """Called with outcomes, the seconds they took, and whether they are the chunk's last."""

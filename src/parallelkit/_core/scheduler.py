@@ -117,7 +117,7 @@ class Scheduler:
         ordered: deliver in input order, else as outcomes come.
         retries: how often an item may be tried again after an error that is not final.
         align: end chunks at multiples of this where they are longer than it; leaves of a fold stay whole.
-        divisible: a chunk may be shortened. If not, its items run together: it comes back whole, or not at all.
+        divisible: chunks may be shortened. If not, one comes back whole or not at all: it runs as a whole.
     """
 
     def __init__(
@@ -237,7 +237,7 @@ class Scheduler:
         return None
 
     def cut(self, *, alone: bool) -> Cut:
-        """How to shorten a chunk in flight; `alone`: its worker has no other, and is in it, or is about to be."""
+        """How to shorten a chunk in flight; `alone`: its worker has no other, and is in it or about to be."""
         if not self._divisible:
             return all_of_it if alone else if_unstarted
         return half_but_first if alone else half

@@ -113,12 +113,38 @@ class ClaimTable:
 
 
 class Allowance:
-    """How many more items a worker may start, before it is replaced; None for any number."""
+    """How many more tasks a worker may start, before it is replaced; None for any number.
 
-    __slots__ = ("left",)
+    What a task is, each work says: so many of its items, or a chunk.
+    """
 
-    def __init__(self, left: int | None):
-        self.left = left
+    __slots__ = ("_items", "_rest", "_tasks", "_work")
+
+    def __init__(self, tasks: int | None):
+        self._tasks = tasks
+        self._items = 1  # of a task
+        self._rest = 0  # of these, how many are left in the task that was begun
+        self._work: int | None = None
+
+    def begin(self, work: int, task_items: int | None, items: int) -> None:
+        """From now on, items of a chunk are taken: of which work, how many make a task, how many it has."""
+        if task_items is None or work != self._work:
+            self._rest = 0
+        self._work, self._items = work, task_items or items
+
+    def take(self, items: int) -> int:
+        """Take so many items, or as many as are allowed: how many."""
+        if self._tasks is None:
+            return items
+        taken = min(items, self._rest + self._tasks * self._items)
+        begun = -(-max(0, taken - self._rest) // self._items)
+        self._tasks -= begun
+        self._rest += begun * self._items - taken
+        return taken
+
+    @property
+    def spent(self) -> bool:
+        return self._tasks == 0 and self._rest == 0
 
 
 class SharedClaim:
@@ -138,10 +164,7 @@ class SharedClaim:
         _lock(self._fd, self._slot)
         try:
             started, stop = words[at], words[at + 1]
-            taken = min(items, stop - started)
-            if self._allowance.left is not None:
-                taken = min(taken, self._allowance.left)
-                self._allowance.left -= taken
+            taken = self._allowance.take(min(items, stop - started))
             words[at] = started + taken
             words[at + 2] = int(monotonic() * 1e6)
             return taken

@@ -268,10 +268,8 @@ class Peer:
         exitcode = reap(self.process)
         with self._lock, closing_fds:
             self._gone = True
-            if self._death != self.process.sentinel:
-                os.close(self._death)
             if exitcode is not None:
-                self.process.close()
+                self.process._popen.close()  # its descriptors; its exit code can still be asked for
         self._owner.on_death(self, exitcode)
         self._claims.close()
 
@@ -351,15 +349,18 @@ def widen(fd: int) -> None:
 
 
 def death_fd(process: Any) -> int:
-    """A descriptor that becomes readable when the process has ended.
+    """A descriptor that becomes readable when the process has ended: its sentinel.
 
-    The sentinel of a forked or spawned process is a pipe that its own children inherit, and stays open
-    as long as one of them lives; a pidfd does not. With the fork server, the server holds the pipe.
+    That of a forked or spawned process is a pipe that its own children inherit, and stays open as long as
+    one of them lives. A pidfd does not, so it takes its place. With the fork server, the server holds the pipe.
     """
+    sentinel: int = process.sentinel
     if hasattr(os, "pidfd_open") and process._popen.method != "forkserver":
         try:
-            return os.pidfd_open(process.pid)
+            pidfd = os.pidfd_open(process.pid)
         except OSError:  # an old kernel
-            pass
-    sentinel: int = process.sentinel
+            return sentinel
+        with closing_fds:
+            os.dup2(pidfd, sentinel, inheritable=False)
+            os.close(pidfd)
     return sentinel

@@ -81,14 +81,12 @@ def serve(
         chunks, answers: the ends of two pipes, to read from and to write to.
         parent: its process id.
         initializer, finalizer: pickled functions.
-        max_tasks: leave after this many items.
+        max_tasks: leave after this many tasks; what one is, the work says.
         forked: this process is a copy of the parent, with its main module.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(
-            signal.SIG_UNBLOCK, {signal.SIGINT}
-        )  # see `_start_server` of the process backend
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see `starting.start_server`
     _leave_with_parent()
     if not forked:
         # Functions of the user's script live here, apart from the names that multiprocessing needs.
@@ -141,7 +139,7 @@ class _Server:
                         self._unreadable.pop(frame.first, None)
                     else:
                         self._run_chunk(frame)
-                        if self._allowance.left == 0:
+                        if self._allowance.spent:
                             return
                     del frame  # an idle worker keeps nothing of the user's alive
         except (EOFError, ConnectionError):
@@ -167,6 +165,7 @@ class _Server:
             failures = self._failures_on_loading(frame)
             self._reject(frame, failures)
             return
+        self._allowance.begin(frame.first, work.task_items, len(items))
         claim = self._claims.claim(frame.slot, self._allowance)
         self._worker.run(work, items, frame.second, claim, partial(self._report, frame.number))
 

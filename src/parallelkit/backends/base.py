@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .._core.chunks import Chunk, Cut
 from .._core.scheduler import Rejected, Settled
@@ -97,6 +97,16 @@ class Backend(ABC):
     def start(self, post: Post) -> None:
         """Called once, before all else: report `WorkerJoined` for each worker there is."""
 
+    def populate(self) -> None:  # noqa: B027 - most have nothing to start
+        """Start all workers now, and from now on each as soon as it joins; not only with its first chunk.
+
+        Raises what starting one raises.
+        """
+
+    def handles(self) -> list[Any]:
+        """What runs now, in the order of the workers' indices: processes or threads, where there are some."""
+        return []
+
     @abstractmethod
     def submit(self, worker: Hashable, chunk_id: int, work: Work, chunk: Chunk) -> None:
         """Carry a chunk to a worker that has joined. Does not wait, does not raise: it reports.
@@ -163,15 +173,27 @@ class LazyBackend(Backend):
     def __init__(self, max_workers: int):
         self._max_workers = max_workers
         self._unstarted: set[int] = set()
+        self._populated = False
 
     def start(self, post: Post) -> None:
         self._post = post
         for index in range(self._max_workers):
             self._join(index)
 
+    def populate(self) -> None:
+        self._populated = True
+        for worker in sorted(self._unstarted):
+            self._start(worker)
+
+    @abstractmethod
+    def _start(self, worker: int) -> object:
+        """Start a worker, unless it was started before; raises what that raises."""
+
     def _join(self, worker: int) -> None:
         """From now on a worker may be started."""
         self._unstarted.add(worker)
+        if self._populated:
+            self._start(worker)
         self._post(WorkerJoined(worker))
 
     def _join_in_place_of(self, worker: int) -> None:

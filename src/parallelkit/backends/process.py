@@ -7,14 +7,12 @@ parent, started with the first worker, reads all answers and learns of all death
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable, Hashable
 from functools import partial
 from itertools import count
-from multiprocessing import forkserver, resource_tracker
 from typing import TYPE_CHECKING, Any
 
 from .._core.chunks import Chunk, Cut
@@ -25,6 +23,7 @@ from .._wire.frames import FUNCTION, LAST, ONCE, UNRETRIABLE, Frame, Kind
 from .._wire.peer import Peer, Selector
 from .._wire.pickling import FunctionPickles, dumps, loads, salvage, unpack_exception, unpicklable
 from .._wire.serving import Portable, WorkerName, serve
+from .._wire.starting import start_context, start_server
 from .._work import Work, as_item_error, initializer_failed, owned
 from ..errors import InitializerFailed, SerializationError, WorkerDied
 from .base import Broken, LazyBackend, WorkerLeft
@@ -71,6 +70,8 @@ class ProcessBackend(LazyBackend):
         self._functions = FunctionPickles()
         self._work_keys = count(-1, -1).__next__  # below zero: those above are of functions
         self._failed_starts = 0
+        self._populating = False
+        self._broken = False
         self._closed = False
 
     # Down
@@ -85,7 +86,7 @@ class ProcessBackend(LazyBackend):
         try:
             peer = self._peers.get(worker) or self._start(worker)
         except Exception as error:
-            self._post(Broken(_start_failed(error)))
+            self._break(_start_failed(error))
             return
         if peer is not None:
             self._carriers[chunk_id] = peer
@@ -136,17 +137,31 @@ class ProcessBackend(LazyBackend):
                 if self._closed:
                     raise RuntimeError("the executor is closed")
                 if self._server_signals:
-                    _start_server()
+                    start_server()
                 peer = self._peers[worker] = Peer(worker, self, self._selector)
                 self._unstarted.discard(worker)
-                if self._thread is None:
-                    # Not joined at interpreter exit: close() and join() are called there in time.
-                    thread = threading.Thread(target=self._listen, name="parallelkit-answers", daemon=True)
-                    try:
-                        thread.start()
-                    finally:  # Ctrl-C may come when it runs already
-                        self._thread = thread if thread.ident is not None else None
+                if not self._populating:
+                    self._start_listening()
             return peer
+
+    def _start_listening(self) -> None:
+        if self._thread is None:
+            # Not joined at interpreter exit: close() and join() are called there in time.
+            thread = threading.Thread(target=self._listen, name="parallelkit-answers", daemon=True)
+            try:
+                thread.start()
+            finally:  # Ctrl-C may come when it runs already
+                self._thread = thread if thread.ident is not None else None
+
+    def populate(self) -> None:
+        """All processes first, then the thread: a process had better be forked where there are no others."""
+        with self._starting:
+            self._populating = True
+            try:
+                super().populate()
+            finally:
+                self._populating = False
+                self._start_listening()
 
     def new_pipe(self) -> tuple[Any, Any]:
         to_read, to_write = self._context.Pipe(duplex=False)
@@ -214,7 +229,7 @@ class ProcessBackend(LazyBackend):
             cause = unpack_exception(loads(frame.extra))
             error = initializer_failed(cause)
             error.__cause__ = cause
-            self._post(Broken(error))
+            self._break(error)
 
     def on_death(self, peer: Peer, exitcode: int | None) -> None:
         """A worker process has ended, all that it wrote has been read."""
@@ -225,17 +240,29 @@ class ProcessBackend(LazyBackend):
         if not peer.ready and not peer.expendable:
             self._failed_starts += 1
             if self._failed_starts >= START_ATTEMPTS:
-                self._post(Broken(_dies_at_start(exitcode)))
+                self._break(_dies_at_start(exitcode))
         error = peer.given_up_for or _died(self._index(peer.worker), exitcode, indices)
         self._post(WorkerLeft(peer.worker, error, claimed))
-        if not self._closed:
-            self._join_in_place_of(peer.worker)
+        if not (self._closed or self._broken):
+            try:
+                self._join_in_place_of(peer.worker)
+            except Exception as failure:  # it was to be started at once
+                self._break(_start_failed(failure))
+
+    def _break(self, error: Exception) -> None:
+        """No worker can be had: none is started any more."""
+        self._broken = True
+        self._post(Broken(error))
 
     def _land(self, peer: Peer, chunk_id: int) -> Chunk:
         self._carriers.pop(chunk_id, None)
         return peer.land(chunk_id)
 
     # While it runs
+
+    def handles(self) -> list[Any]:
+        names = sorted(self._peers, key=self._index)
+        return [peer.process for name in names if (peer := self._peers.get(name)) is not None]
 
     def take_back(self, chunk_id: int, cut: Cut) -> int | None:
         peer = self._carriers.get(chunk_id)
@@ -298,64 +325,6 @@ class _Unpicklable(Exception):
     def __init__(self, failures: dict[int, Exception]):
         super().__init__()
         self.failures = failures
-
-
-def start_context(given: BaseContext | str | None) -> Any:
-    """The multiprocessing context that is meant: forkserver by default, where there is one, else spawn."""
-    if given is None:
-        given = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    if isinstance(given, str):
-        methods = multiprocessing.get_all_start_methods()
-        if given not in methods:
-            known = ", ".join(map(repr, methods))
-            raise ValueError(f"there is no start method {given!r} here; there are {known}")
-        given = multiprocessing.get_context(given)
-    if not hasattr(given, "Process"):
-        raise TypeError(f"mp_context must be a multiprocessing context or the name of one, not {given!r}")
-    if given.get_start_method() == "forkserver":
-        _preload_worker()
-    return given
-
-
-def _start_server() -> None:
-    """Start the fork server, if it does not run, so that Ctrl-C does not end it while it boots.
-
-    It ignores SIGINT only after its preload. What it inherits blocked, its children do: see `serve`. The
-    resource tracker is started apart, because it unblocks SIGINT for itself and for the caller.
-    """
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _forget_server() -> None:
-    """In a forked child: the fork server is the parent's child, of which this process can ask nothing."""
-    server: Any = forkserver._forkserver
-    if server._forkserver_alive_fd is not None:
-        os.close(server._forkserver_alive_fd)
-    preload = server._preload_modules
-    server.__init__()
-    server._preload_modules = preload
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_server)
-
-
-def _preload_worker() -> None:
-    """Have the fork server import what workers need, once, instead of the user's main module.
-
-    The main module must not be imported there: it need not have a main guard.
-    """
-    server: Any = forkserver._forkserver
-    modules = [name for name in server._preload_modules if name != "__main__"]
-    # What goes by value needs cloudpickle: a script's own functions, so nearly every program's.
-    ours = ["parallelkit._wire.serving", "parallelkit._wire.arrivals"]
-    if not set(ours) <= set(modules):
-        forkserver.set_forkserver_preload([*modules, *ours])
 
 
 def _read_outcomes(frame: Frame) -> Outcomes:

@@ -104,6 +104,11 @@ class ThreadBackend(LazyBackend):
             worker.leave()
             self._threads.pop(name, None)
 
+    def handles(self) -> list[threading.Thread]:
+        return [
+            thread for _, thread in sorted(self._threads.items(), key=lambda entry: self._index(entry[0]))
+        ]
+
     def _report(self, worker: int, chunk_id: int, outcomes: Outcomes, seconds: float, last: bool) -> None:
         if worker not in self._inboxes:
             return  # abandoned in the middle of an item, and back too late
