@@ -110,7 +110,7 @@ CONSTANTS = {
     ),
     "LARGEST_LEAF": Constant("_core.fold", (256, 512, 1024, 2048, 4096), (sum_of_squares,)),
     "LOOKOUT_SECONDS": Constant("_wire.serving", (0.0, 0.00005, 0.0001, 0.0002, 0.0005), (round_trip,)),
-    "STREAM_ITEMS": Constant("executor", (4096, 8192, 16_384, 32_768, 65_536, 10**9), (tiny_stream,)),
+    "STREAM_ITEMS": Constant("_opening", (4096, 8192, 16_384, 32_768, 65_536, 10**9), (tiny_stream,)),
     "PIPE_BYTES": Constant("_wire.peer", (1 << 16, 1 << 17, 1 << 18, 1 << 20), (large_results,)),
 }
 

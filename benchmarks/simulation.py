@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from time import perf_counter
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,9 +27,9 @@ from parallelkit._call import Call
 from parallelkit._core.outcome import Outcomes
 from parallelkit._core.scheduler import Fact, Flight, Scheduler
 from parallelkit._core.splitters import Splitter
+from parallelkit._opening import splitter
 from parallelkit._work import Work
 from parallelkit.backends.base import Backend
-from parallelkit.executor import Executor
 
 if __package__:
     from .virtual_workers import Costs, VirtualWorkers
@@ -191,8 +190,7 @@ class Simulation:
 
 def _default_splitter(backend: Backend, *, sized: bool) -> Splitter:
     """What an executor with this backend takes where no chunksize is given."""
-    executor: Any = SimpleNamespace(_backend=backend)
-    return Executor._splitter(executor, Work(None), None, sized=sized)
+    return splitter(backend, Work(None), None, sized=sized, stream=False)
 
 
 @contextmanager

@@ -20,19 +20,23 @@ if TYPE_CHECKING:
     )
     from .executor import Executor
     from .functional import pimap, pmap, pmap_reduce, preduce
+    from .pool import Pool, ThreadPool, get_context
 
 __all__ = [
     "Executor",
     "InitializerFailed",
     "ParallelError",
+    "Pool",
     "RemoteError",
     "RemoteTraceback",
     "SerializationError",
     "TaskTimeout",
+    "ThreadPool",
     "WorkerDied",
     "chunked",
     "cpu_count",
     "current_worker",
+    "get_context",
     "pimap",
     "pmap",
     "pmap_reduce",
@@ -41,9 +45,12 @@ __all__ = [
 
 _HOMES = {
     "Executor": "executor",
+    "Pool": "pool",
+    "ThreadPool": "pool",
     "chunked": "_core.chunks",
     "cpu_count": "cpus",
     "current_worker": "_worker",
+    "get_context": "pool",
     "pimap": "functional",
     "pmap": "functional",
     "pmap_reduce": "functional",

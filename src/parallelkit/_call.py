@@ -24,6 +24,10 @@ class Call:
         """What to send for this flight; None to leave its items out."""
         return self.work, flight.chunk
 
+    def lift_window(self) -> None:
+        """Called with the lock: let the rest of the input through, whether anybody reads or not."""
+        self.scheduler.lift_window()
+
     def deliver(self, outcomes: list[Outcomes]) -> None:
         """Outcomes are ready, in the order to deliver them."""
         raise NotImplementedError

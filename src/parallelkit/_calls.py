@@ -27,6 +27,7 @@ __all__ = [
     "Task",
     "TaskCall",
     "TaskFuture",
+    "note_item",
     "raise_first",
     "released",
     "results",
@@ -212,13 +213,18 @@ class MapCall(Call):
         return self._worth_retrying is not None and not self._worth_retrying(error)
 
     def note(self, error: Exception, index: int, chunk: Chunk) -> None:
-        try:
-            # a slice, for Zipped and arrays have rows, and a stand-in where even repr() raises
-            (item,) = chunk.between(index, index + 1).items
-            text = reprlib.repr(item)
-        except Exception:
-            text = "(an item whose repr() raises)"
-        add_note(error, f"parallelkit: item {index}: {text}")
+        note_item(error, index, chunk)
+
+
+def note_item(error: Exception, index: int, chunk: Chunk) -> None:
+    """Write on an error which item it is of."""
+    try:
+        # a slice, for Zipped and arrays have rows, and a stand-in where even repr() raises
+        (item,) = chunk.between(index, index + 1).items
+        text = reprlib.repr(item)
+    except Exception:
+        text = "(an item whose repr() raises)"
+    add_note(error, f"parallelkit: item {index}: {text}")
 
 
 class TaskFuture(Future[Any]):

@@ -49,10 +49,12 @@ class Driver:
     Attributes:
         closing: no new calls are taken.
         inherited: this process was forked from the one that the driver belongs to.
+        daemon: it does not keep the program from ending; whoever owns it ends it in time.
     """
 
-    def __init__(self, backend: Backend):
+    def __init__(self, backend: Backend, *, daemon: bool = False):
         self.backend = backend
+        self.daemon = daemon
         self.inherited = False
         self._lock = threading.RLock()  # which knows who has it
         self._letters: deque[Callable[[], object]] = deque()
@@ -119,7 +121,7 @@ class Driver:
 
     def lift_window(self, call: Call) -> None:
         """Run the rest of a call whether somebody reads it or not. May be called from anywhere."""
-        self._leave_letter(call.scheduler.lift_window)
+        self._leave_letter(call.lift_window)
 
     def close(self, *, cancel: bool = False, kill: BaseException | None = None) -> None:
         """Take no new calls; end when those that are open are done. May be called from anywhere.
@@ -423,7 +425,7 @@ class Driver:
 
     def _refusal(self) -> Exception | None:
         """Why no call is taken; None if one is."""
-        if is_over():
+        if is_over() and not self.daemon:
             return RuntimeError("cannot schedule new futures after interpreter shutdown")
         if self._broken is None and self.closing:
             return RuntimeError("cannot schedule new futures after shutdown; make a new Executor")

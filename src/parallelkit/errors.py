@@ -66,7 +66,20 @@ class TaskTimeout(ParallelError, TimeoutError):
 
 
 class SerializationError(ParallelError, pickle.PicklingError):
-    """A function, an item, a result or an exception could not travel; the message says which and why."""
+    """A function, an item, a result or an exception could not travel; the message says which and why.
+
+    Attributes:
+        part: what could not be pickled, where it is known: "function", "item" or "result".
+        value, reason: of such a result, its `repr()`, and that of the exception that pickling it raised.
+    """
+
+    def __init__(
+        self, message: str, *, part: str | None = None, value: str | None = None, reason: str | None = None
+    ):
+        super().__init__(message)
+        self.part = part
+        self.value = value
+        self.reason = reason
 
 
 class RemoteError(ParallelError):

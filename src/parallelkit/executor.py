@@ -12,24 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from ._calls import MapCall, Task, TaskCall, TaskFuture, raise_first, released, results, unread, values
-from ._core.fold import LARGEST_LEAF, Fold
+from ._calls import MapCall, Task, TaskFuture, raise_first, released, results, unread, values
+from ._core.fold import Fold
 from ._core.keyed import KeyedCombine, KeyedMap
-from ._core.splitters import Adaptive, Fixed, Splitter
 from ._driver import Driver
 from ._lifetime import end_all
-from ._options import (
-    CallOptions,
-    MapOptions,
-    RetryOn,
-    check_callable,
-    check_count,
-    check_options,
-    check_seconds,
-    finite,
-    retry_rule,
-    source,
-)
+from ._opening import open_map, open_tasks
+from ._options import CallOptions, MapOptions, RetryOn, check_callable, check_count, check_options
 from ._work import Work
 from .backends import Backend, new_backend
 from .errors import WorkerDied
@@ -44,18 +33,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 K = TypeVar("K")
 V = TypeVar("V")
-
-FIRST_ITEMS = 64
-"""Items in the first chunks of an input of known length, where tails can be taken back; else 1."""
-
-FOLD_SECONDS = 0.05
-"""Chunks of a reduce aim at more run time than others: what they send back shrinks as they grow."""
-
-STREAM_ITEMS = 32_768  # benchmarks/constants.py; `benchmarks/engine.py --rows 5` for the memory
-"""Items of a stream that all workers together may be in: with those on their way, a few MiB of small ones."""
-
-READ_AHEAD_ITEMS = 1024
-"""Results of a list or another sized input that `Executor.map` computes before anybody reads them."""
 
 _MISSING: Any = object()
 
@@ -123,7 +100,8 @@ class Executor(concurrent.futures.Executor):
         )
         self._backend = driver.backend
         _finish_in_time()
-        self._tasks = TaskCall(driver, driver.new_scheduler(Fixed(1), window=math.inf, ordered=False))
+        self._open = partial(open_map, driver, self._name)
+        self._tasks = open_tasks(driver)
         # When the last reference goes: what was asked for is done, then the workers leave.
         weakref.finalize(self, driver.close).atexit = False
 
@@ -305,64 +283,7 @@ class Executor(concurrent.futures.Executor):
     def _kill(self, why: str) -> None:
         self._driver.close(kill=WorkerDied(why))
 
-    # How a call is made
-
-    def _open(
-        self,
-        function: Callable[..., Any] | None,
-        iterables: tuple[Iterable[Any], ...],
-        *,
-        style: Literal["map", "starmap"] = "map",
-        combine: Callable[[Any, Any], Any] | None = None,
-        ordered: bool = True,
-        window: float | None = None,
-        daemon: bool = False,
-        whole: bool = False,
-        chunksize: int | None = None,
-        buffersize: int | None = None,
-        timeout: float | None = None,
-        task_timeout: float | None = None,
-        retries: int = 0,
-        retry_on: RetryOn = Exception,
-    ) -> MapCall:
-        """Begin a map or a reduce."""
-        if function is not None or combine is None:
-            check_callable(function)
-        check_count("chunksize", chunksize)
-        check_count("buffersize", buffersize)
-        check_count("retries", retries, least=0)
-        check_seconds("timeout", timeout)
-        check_seconds("task_timeout", task_timeout)
-        timeout, task_timeout = finite(timeout), finite(task_timeout)
-        items, iterator = source(iterables)
-        work = Work(
-            function, "starmap" if len(iterables) > 1 else style, combine, bool(retries), task_timeout
-        )
-        if task_timeout is not None and not (work.is_async or self._backend.can_abandon):
-            raise ValueError(
-                f"the {self._name!r} backend cannot end a plain function that runs, so it has no "
-                "task_timeout; pass an async function, or choose the backend 'process' or 'thread'"
-            )
-        rule = retry_rule(retry_on)
-        scheduler = self._driver.new_scheduler(
-            self._splitter(work, chunksize, sized=items is not None, stream=window is None),
-            window=buffersize if buffersize is not None else window,
-            least_window=READ_AHEAD_ITEMS if items is not None and self._backend.eager else 0,
-            ordered=ordered,
-            retries=retries,
-            align=LARGEST_LEAF if combine is not None else 1,
-        )
-        return MapCall(
-            self._driver,
-            work,
-            scheduler,
-            items=items,
-            source=iterator,
-            timeout=timeout,
-            daemon=daemon,
-            whole=whole and not threading.current_thread().daemon,
-            worth_retrying=rule if retries else None,
-        )
+    # Maps for the helpers
 
     def _map_to_list(
         self,
@@ -402,17 +323,6 @@ class Executor(concurrent.futures.Executor):
         """Whether a call can be made: it is not shut down, its workers can start, it is of this process."""
         return self._driver.usable
 
-    def _splitter(self, work: Work, chunksize: int | None, *, sized: bool, stream: bool = False) -> Splitter:
-        if chunksize is not None:
-            return Fixed(chunksize)
-        first = FIRST_ITEMS if sized and self._backend.can_give_back else 1
-        least = self._backend.lanes if work.is_async else 1
-        first = max(first, least)
-        if work.combine is not None:
-            # What is read of a sized input is a slice, and what comes back of it some nodes.
-            return Adaptive(first, FOLD_SECONDS, least=least, most=None if sized else STREAM_ITEMS)
-        return Adaptive(first, least=least, most=STREAM_ITEMS if stream else None)
-
     def _read(self, call: MapCall, return_exceptions: bool) -> Iterator[Any]:
         stream = results(call, return_exceptions)
         weakref.finalize(stream, unread, call).atexit = False
@@ -421,7 +331,7 @@ class Executor(concurrent.futures.Executor):
 
 def _finish_all() -> None:
     """At interpreter exit: what was asked for is done, as with concurrent.futures."""
-    drivers = [driver for driver in end_all() if isinstance(driver, Driver)]
+    drivers = [driver for driver in end_all() if isinstance(driver, Driver) and not driver.daemon]
     # As on leaving `with Executor()` by Ctrl-C: who has had enough does not wait for the work.
     if getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1"):
         for driver in drivers:

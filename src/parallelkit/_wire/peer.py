@@ -352,7 +352,7 @@ def death_fd(process: Any) -> int:
     """A descriptor that becomes readable when the process has ended: its sentinel.
 
     That of a forked or spawned process is a pipe that its own children inherit, and stays open as long as
-    one of them lives. A pidfd does not, so it takes its place. With the fork server, the server holds the pipe.
+    one of them lives. A pidfd does not, so it takes its place. With the fork server the server has the pipe.
     """
     sentinel: int = process.sentinel
     if hasattr(os, "pidfd_open") and process._popen.method != "forkserver":

@@ -18,6 +18,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 from ..errors import RemoteError, RemoteTraceback, SerializationError
+from .heritage import Heritage
 
 __all__ = [
     "FunctionPickles",
@@ -31,15 +32,16 @@ __all__ = [
 ]
 
 
-def dumps(obj: object, to_parent: bool = False) -> bytes:
+def dumps(obj: object, to_parent: bool = False, heritage: Heritage | None = None) -> bytes:
     """Pickle `obj`, by reference where that is enough, else by value.
 
     `to_parent` is for a worker's answers: what the worker got from its parent's
     `__main__` is then only named. Without it the answer is as good, only longer.
+    `heritage` is what both sides have of the parent's `__main__` since a fork.
 
     Raises what the pickler raises, unchanged.
     """
-    pickled = dumps_by_reference(obj)
+    pickled = dumps_by_reference(obj, heritage)
     if pickled is not None:
         return pickled
     from .by_value import dumps_by_value
@@ -67,17 +69,20 @@ def is_parent(sender: int) -> bool:
 _followed: int | None = None
 
 
-def dumps_by_reference(obj: object) -> bytes | None:
+def dumps_by_reference(obj: object, heritage: Heritage | None = None) -> bytes | None:
     """The plain pickle of `obj`, None where it fails or something in it must travel by value."""
     try:
         pickled = pickle.dumps(obj, 5)
     except Exception:
-        return None
-    # A mention of a global holds the name of its module, "__main__" or "__mp_main__". These bytes may
-    # be there by chance, which costs time and nothing else.
-    if b"_main__" in pickled or (_registered_by_value() and _mentions_registered(pickled)):
-        return None
-    return pickled
+        pickled = None
+    if pickled is not None:
+        if _registered_by_value() and _mentions_registered(pickled):
+            return None
+        # A mention of a global holds the name of its module, "__main__" or "__mp_main__". These bytes may
+        # be there by chance, which costs time and nothing else.
+        if b"_main__" not in pickled:
+            return pickled
+    return None if heritage is None else heritage.dumps(obj)
 
 
 def _mentions_registered(pickled: bytes) -> bool:
@@ -136,8 +141,9 @@ class FunctionPickles:
     (strongly), the ones used last.
     """
 
-    def __init__(self, keep: int = 256):
+    def __init__(self, keep: int = 256, heritage: Heritage | None = None):
         self._keep = keep
+        self._heritage = heritage
         self._entries: dict[int, _Entry] = {}
         self._keys: set[int] = set()
         self._retired: list[int] = []
@@ -154,7 +160,7 @@ class FunctionPickles:
         if entry is not None and (entry.picture is None or entry.picture.is_true()):
             self._entries[id(function)] = entry
             return entry.key, entry.pickled
-        pickled, picture = _pickle_watched(function)
+        pickled, picture = _pickle_watched(function, self._heritage)
         if entry is not None:
             if (
                 entry.pickled == pickled and picture is not None
@@ -259,8 +265,8 @@ class _Picture(NamedTuple):
         return len(sys.modules) == self.modules and all(snapshot.is_true() for snapshot in self.snapshots)
 
 
-def _pickle_watched(function: Callable[..., Any]) -> tuple[bytes, _Picture | None]:
-    pickled = dumps_by_reference(function)
+def _pickle_watched(function: Callable[..., Any], heritage: Heritage | None) -> tuple[bytes, _Picture | None]:
+    pickled = dumps_by_reference(function, heritage)
     if pickled is not None:
         return pickled, None
     from .by_value import dumps_by_value

@@ -21,12 +21,16 @@ from .._worker import Worker
 from ..errors import InitializerFailed, SerializationError
 from .claims import Allowance, ClaimTable
 from .frames import FUNCTION, LAST, ONCE, UNRETRIABLE, Frame, FrameReader, FrameWriter, Kind, is_readable
+from .heritage import Heritage
 from .pickling import dumps, follow, loads, pack_exception, salvage, unpicklable
 
 __all__ = ["Portable", "WorkerName", "serve"]
 
 LOOKOUT_SECONDS = 0.0002  # benchmarks/constants.py
 """How long a worker stays awake for the next chunk: a few times what it takes to wake it."""
+
+MOST_SHOWN = 1000
+"""Characters of the `repr()` of a result that an error carries."""
 
 _LEAVE_MAIN_ALONE = (
     "vars(__import__('multiprocessing.spawn', fromlist=['*']))"
@@ -69,20 +73,22 @@ def serve(
     claims: ClaimTable,
     index: int,
     parent: int,
-    initializer: bytes | None,
+    initializer: bytes | Callable[..., object] | None,
     initargs: Portable,
     finalizer: bytes | None,
     max_tasks: int | None,
     forked: bool,
+    inherits: bool,
 ) -> None:
     """Serve one parent until it says LEAVE, or is gone.
 
     Args:
         chunks, answers: the ends of two pipes, to read from and to write to.
         parent: its process id.
-        initializer, finalizer: pickled functions.
+        initializer, finalizer: pickled functions; an inherited one is not pickled.
         max_tasks: leave after this many tasks; what one is, the work says.
         forked: this process is a copy of the parent, with its main module.
+        inherits: what it has of that goes by name.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     if hasattr(signal, "pthread_sigmask"):
@@ -94,13 +100,15 @@ def serve(
     follow(parent)
 
     def initialize() -> object:
-        return None if initializer is None else loads(initializer)(*initargs.value)
+        function = loads(initializer) if isinstance(initializer, bytes) else initializer
+        return None if function is None else function(*initargs.value)
 
     def finalize() -> object:
         return None if finalizer is None else loads(finalizer)()
 
     worker = Worker(index, initialize, finalize)
     server = _Server(chunks.fileno(), answers.fileno(), claims, worker, Allowance(max_tasks))
+    server.heritage = Heritage() if inherits else None
     try:
         worker.enter()
     except InitializerFailed as error:
@@ -123,6 +131,7 @@ class _Server:
         self._unreadable: dict[int, Exception] = {}
         self._lookout = Lookout(chunks)
         self._pid = os.getpid()
+        self.heritage: Heritage | None = None
 
     def run(self) -> None:
         try:
@@ -202,7 +211,7 @@ class _Server:
 
     def _report(self, number: int, outcomes: Outcomes, seconds: float, last: bool) -> None:
         try:
-            values = dumps(outcomes.values, True)
+            values = dumps(outcomes.values, True, self.heritage)
         except BaseException:
             values = self._without_unpicklable(outcomes)
         flags = (LAST if last else 0) | (0 if outcomes.retriable else UNRETRIABLE)
@@ -217,12 +226,24 @@ class _Server:
             value = outcomes.values[offset]
             failure = SerializationError(
                 f"the result, of type {type(value).__qualname__}, cannot be pickled, so it cannot leave the "
-                f"worker: {type(error).__name__}: {error}"
+                f"worker: {type(error).__name__}: {error}",
+                part="result",
+                value=_shown(value),
+                reason=_shown(error),
             )
             failure.__cause__ = error
             outcomes.failures[outcomes.start + offset] = failure
             outcomes.values[offset] = None
-        return dumps(outcomes.values, True)
+        return dumps(outcomes.values, True, self.heritage)
+
+
+def _shown(value: object) -> str:
+    """What is shown of an object, whatever its class does and however long it is."""
+    try:
+        text = repr(value)
+    except BaseException:
+        text = f"<{type(value).__qualname__} whose repr() raises>"
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 class Lookout:

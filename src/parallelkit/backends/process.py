@@ -20,6 +20,7 @@ from .._core.outcome import Outcomes
 from .._core.scheduler import Rejected, Settled
 from .._wire.claims import ClaimTable
 from .._wire.frames import FUNCTION, LAST, ONCE, UNRETRIABLE, Frame, Kind
+from .._wire.heritage import Heritage
 from .._wire.peer import Peer, Selector
 from .._wire.pickling import FunctionPickles, dumps, loads, salvage, unpack_exception, unpicklable
 from .._wire.serving import Portable, WorkerName, serve
@@ -38,7 +39,11 @@ START_ATTEMPTS = 3
 
 
 class ProcessBackend(LazyBackend):
-    """Processes, each started by the first chunk it gets, and replaced under the same index when it dies."""
+    """Processes, each started by the first chunk it gets, and replaced under the same index when it dies.
+
+    With `inherit_main`, functions and classes of `__main__` that workers have since they were forked go by
+    name, and see its globals as they were then; else all of `__main__` goes by value, as it is at each call.
+    """
 
     depth = 2
     can_give_back = True
@@ -52,6 +57,7 @@ class ProcessBackend(LazyBackend):
         initializer: partial[object] | None = None,
         finalizer: Callable[[], object] | None = None,
         max_tasks_per_child: int | None = None,
+        inherit_main: bool = False,
     ):
         super().__init__(max_workers)
         self._context: Any = start_context(mp_context)
@@ -67,7 +73,8 @@ class ProcessBackend(LazyBackend):
         self._peers: dict[int, Peer] = {}
         self._carriers: dict[int, Peer] = {}  # by number of chunk
         self._pickling = threading.RLock()
-        self._functions = FunctionPickles()
+        self._heritage = Heritage() if inherit_main and self._context.get_start_method() == "fork" else None
+        self._functions = FunctionPickles(heritage=self._heritage)
         self._work_keys = count(-1, -1).__next__  # below zero: those above are of functions
         self._failed_starts = 0
         self._populating = False
@@ -108,14 +115,16 @@ class ProcessBackend(LazyBackend):
                     key, body = self._pickled(work)
                     retired = []
         except Exception as error:
-            failure = SerializationError(f"the function cannot be pickled: {type(error).__name__}: {error}")
+            failure = SerializationError(
+                f"the function cannot be pickled: {type(error).__name__}: {error}", part="function"
+            )
             failure.__cause__ = error
             raise _Unpicklable(dict.fromkeys(range(chunk.start, chunk.stop), failure)) from error
         for old in retired:
             self._tell_all_to_forget(old)
         items = chunk.items
         try:
-            extra = dumps(items)
+            extra = dumps(items, heritage=self._heritage)
         except Exception as error:
             failures = {chunk.start + offset: cause for offset, cause in unpicklable(items).items()}
             raise _Unpicklable(
@@ -126,7 +135,7 @@ class ProcessBackend(LazyBackend):
 
     def _pickled(self, work: Work) -> tuple[int, bytes]:
         if work.packed is None:
-            work.packed = self._work_keys(), dumps(work)
+            work.packed = self._work_keys(), dumps(work, heritage=self._heritage)
         return work.packed
 
     def _start(self, worker: int) -> Peer | None:
@@ -169,11 +178,13 @@ class ProcessBackend(LazyBackend):
 
     def new_process(self, worker: int, chunks: Any, answers: Any, claims: ClaimTable) -> Any:
         """A worker process, not started yet."""
-        function: bytes | None = None
+        function: bytes | Callable[..., object] | None = None
         arguments: tuple[Any, ...] = ()
         if self._initializer is not None:
             # By value also to a forked worker, which has the function but must see whose globals it sets.
-            function, arguments = dumps(self._initializer.func), self._initializer.args
+            function, arguments = self._initializer.func, self._initializer.args
+            if self._heritage is None:
+                function = dumps(function)
         return self._context.Process(
             target=serve,
             args=(
@@ -187,6 +198,7 @@ class ProcessBackend(LazyBackend):
                 None if self._finalizer is None else dumps(self._finalizer),
                 self._max_tasks,
                 self._context.get_start_method() == "fork",
+                self._heritage is not None,
             ),
             name=WorkerName(f"parallelkit-{self._index(worker)}"),
         )
@@ -348,7 +360,7 @@ def _read_failures(frame: Frame) -> dict[int, Exception]:
 
 
 def _item_failed(cause: BaseException) -> SerializationError:
-    error = SerializationError(f"the item cannot be pickled: {type(cause).__name__}: {cause}")
+    error = SerializationError(f"the item cannot be pickled: {type(cause).__name__}: {cause}", part="item")
     error.__cause__ = cause
     return error
 

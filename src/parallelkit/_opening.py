@@ -1,0 +1,112 @@
+"""How what a user asks for becomes a call: the checks, the work, the sizes of chunks, the window."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+from ._calls import MapCall, TaskCall
+from ._core.fold import LARGEST_LEAF
+from ._core.splitters import Adaptive, Fixed, Splitter
+from ._driver import Driver
+from ._options import RetryOn, check_callable, check_count, check_seconds, finite, retry_rule, source
+from ._work import Work
+from .backends import Backend
+
+__all__ = ["READ_AHEAD_ITEMS", "open_map", "open_tasks", "splitter"]
+
+FIRST_ITEMS = 64
+"""Items in the first chunks of an input of known length, where tails can be taken back; else 1."""
+
+FOLD_SECONDS = 0.05
+"""Chunks of a reduce aim at more run time than others: what they send back shrinks as they grow."""
+
+STREAM_ITEMS = 32_768  # benchmarks/constants.py; `benchmarks/engine.py --rows 5` for the memory
+"""Items of a stream that all workers together may be in: with those on their way, a few MiB of small ones."""
+
+READ_AHEAD_ITEMS = 1024
+"""Results of a list or another sized input that a stream computes before anybody reads them."""
+
+
+def open_tasks(driver: Driver) -> TaskCall:
+    """Where single calls of functions are submitted."""
+    return TaskCall(driver, driver.new_scheduler(Fixed(1), window=math.inf, ordered=False))
+
+
+def open_map(
+    driver: Driver,
+    backend_name: str,
+    function: Callable[..., Any] | None,
+    iterables: tuple[Iterable[Any], ...],
+    *,
+    style: Literal["map", "starmap"] = "map",
+    combine: Callable[[Any, Any], Any] | None = None,
+    ordered: bool = True,
+    window: float | None = None,
+    daemon: bool = False,
+    whole: bool = False,
+    chunksize: int | None = None,
+    buffersize: int | None = None,
+    timeout: float | None = None,
+    task_timeout: float | None = None,
+    retries: int = 0,
+    retry_on: RetryOn = Exception,
+) -> MapCall:
+    """Begin a map or a reduce; what the options mean: `CallOptions`, `MapCall`, `Scheduler`."""
+    if function is not None or combine is None:
+        check_callable(function)
+    check_count("chunksize", chunksize)
+    check_count("buffersize", buffersize)
+    check_count("retries", retries, least=0)
+    check_seconds("timeout", timeout)
+    check_seconds("task_timeout", task_timeout)
+    timeout, task_timeout = finite(timeout), finite(task_timeout)
+    items, iterator = source(iterables)
+    work = Work(function, "starmap" if len(iterables) > 1 else style, combine, bool(retries), task_timeout)
+    backend = driver.backend
+    if task_timeout is not None and not (work.is_async or backend.can_abandon):
+        raise ValueError(
+            f"the {backend_name!r} backend cannot end a plain function that runs, so it has no "
+            "task_timeout; pass an async function, or choose the backend 'process' or 'thread'"
+        )
+    rule = retry_rule(retry_on)
+    scheduler = driver.new_scheduler(
+        splitter(backend, work, chunksize, sized=items is not None, stream=window is None),
+        window=buffersize if buffersize is not None else window,
+        least_window=READ_AHEAD_ITEMS if items is not None and backend.eager else 0,
+        ordered=ordered,
+        retries=retries,
+        align=LARGEST_LEAF if combine is not None else 1,
+    )
+    return MapCall(
+        driver,
+        work,
+        scheduler,
+        items=items,
+        source=iterator,
+        timeout=timeout,
+        daemon=daemon,
+        whole=whole and not threading.current_thread().daemon,
+        worth_retrying=rule if retries else None,
+    )
+
+
+def splitter(backend: Backend, work: Work, chunksize: int | None, *, sized: bool, stream: bool) -> Splitter:
+    """How big the chunks of a call are.
+
+    Args:
+        chunksize: items, where the caller says so.
+        sized: the input can be sliced.
+        stream: the results are handed out as they come.
+    """
+    if chunksize is not None:
+        return Fixed(chunksize)
+    first = FIRST_ITEMS if sized and backend.can_give_back else 1
+    least = backend.lanes if work.is_async else 1
+    first = max(first, least)
+    if work.combine is not None:
+        # What is read of a sized input is a slice, and what comes back of it some nodes.
+        return Adaptive(first, FOLD_SECONDS, least=least, most=None if sized else STREAM_ITEMS)
+    return Adaptive(first, least=least, most=STREAM_ITEMS if stream else None)
