@@ -79,6 +79,20 @@ def test_a_script_beside_a_module_of_its_own(place: Place) -> None:
     place.check(neighbour=[-1, -2])
 
 
+def test_a_traceback_shows_the_source_of_a_script(place: Place) -> None:
+    (place.folder / "a script.py").write_text(
+        "import os\n"
+        "from parallelkit import Executor\n"
+        "def divide(x):\n"
+        "    return 1 / x  # the line\n"
+        "with Executor('process', 1, os.environ['START_METHOD']) as executor:\n"
+        "    print(executor.submit(divide, 0).exception().__cause__)\n"
+    )
+    out, err = place.run("a script.py")
+    assert 'a script.py", line 4, in divide\n    return 1 / x  # the line' in out
+    assert not err
+
+
 def test_a_script_on_stdin(place: Place) -> None:
     out, err = place.run("-", stdin=PROGRAM)
     assert not out

@@ -54,6 +54,7 @@ class GatherCall(_PoolCall):
         self._pieces: list[Outcomes] = []
         self._due: deque[Callable[[], object]] = deque()
         driver.open(self, items, ended=True)
+        self.resolve()  # without items, it is done
 
     def deliver(self, outcomes: list[Outcomes]) -> None:
         for some in outcomes:
@@ -86,7 +87,7 @@ class StreamCall(_PoolCall):
     Args:
         items: the whole input where it can be sliced; else `source` is an iterator over it.
         chunksize: items that travel together, where the caller said so: then the iterator is read by as many.
-        ended: called when there is nothing more to do, in a thread of the backend; it must not wait.
+        ended: called when there is nothing more to do, perhaps more than once; it must not wait.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class StreamCall(_PoolCall):
             except BaseException:
                 driver.stop(self)
                 raise
+        self.resolve()  # without items, it is done
 
     # For the reader
 
@@ -167,6 +169,7 @@ class StreamCall(_PoolCall):
             del source
             with self._feeding:
                 self._driver.feed(self, self._take_pulled(), ended=True)
+            self.resolve()
 
     def _feed_chunks(self, source: Iterator[Any], chunksize: int) -> None:
         while self._wait_for_room(chunksize) and (chunk := list(islice(source, chunksize))):

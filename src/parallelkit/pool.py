@@ -305,6 +305,7 @@ class Pool(multiprocessing.pool.Pool):
             divisible=chunksize is None,
         )
         job = next(theirs.job_counter)
+        self._cache[job] = None  # not the iterator, which may be dropped
         call = StreamCall(
             self._driver,
             work,
@@ -314,7 +315,6 @@ class Pool(multiprocessing.pool.Pool):
             chunksize=chunksize,
             ended=partial(self._cache.pop, job, None),
         )
-        self._cache[job] = call
         return kind(self, call)
 
     # The end

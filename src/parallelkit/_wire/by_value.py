@@ -305,7 +305,18 @@ def _is_importable(obj: Any) -> bool:
         return False
 
 
+def _reduce_code(code: types.CodeType) -> Any:
+    """As cloudpickle, which leaves out the name of the file: a traceback in the worker shows the source."""
+    make, arguments = _internals._code_reduce(code)
+    named = [*arguments]
+    named[_FILE_NAME] = "".join(code.co_filename)  # a new object: one that is shared changes the pickle
+    return make, tuple(named)
+
+
+_FILE_NAME = 10  # among the arguments of types.CodeType, from 3.11 on
+
 _NAMED_REDUCERS: dict[type, Callable[[Any], Any]] = {
+    types.CodeType: _reduce_code,
     functools._lru_cache_wrapper: _reduce_cached_function,
     typing.NewType: _reduce_new_type,
 }
