@@ -190,7 +190,7 @@ class Simulation:
 
 def _default_splitter(backend: Backend, *, sized: bool) -> Splitter:
     """What an executor with this backend takes where no chunksize is given."""
-    return splitter(backend, Work(None), None, sized=sized, stream=False)
+    return splitter(backend, Work(None), None, sized=sized, most=None)
 
 
 @contextmanager

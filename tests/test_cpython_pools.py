@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
@@ -17,7 +17,7 @@ LEAST_TESTS = {"threads": 25, "processes": 33}
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("test._test_multiprocessing") is None,
+    not (find_spec("test") and find_spec("test._test_multiprocessing")),
     reason="this Python comes without its tests",
 )
 @pytest.mark.parametrize("flavour", ["threads", *METHODS])

@@ -73,7 +73,13 @@ def open_map(
         )
     rule = retry_rule(retry_on)
     scheduler = driver.new_scheduler(
-        splitter(backend, work, chunksize, sized=items is not None, stream=window is None),
+        splitter(
+            backend,
+            work,
+            chunksize,
+            sized=items is not None,
+            most=STREAM_ITEMS if window is None else None,
+        ),
         window=buffersize if buffersize is not None else window,
         least_window=READ_AHEAD_ITEMS if items is not None and backend.eager else 0,
         ordered=ordered,
@@ -93,13 +99,15 @@ def open_map(
     )
 
 
-def splitter(backend: Backend, work: Work, chunksize: int | None, *, sized: bool, stream: bool) -> Splitter:
+def splitter(
+    backend: Backend, work: Work, chunksize: int | None, *, sized: bool, most: int | None
+) -> Splitter:
     """How big the chunks of a call are.
 
     Args:
         chunksize: items, where the caller says so.
         sized: the input can be sliced.
-        stream: the results are handed out as they come.
+        most: items that all workers together may be in; None for any number.
     """
     if chunksize is not None:
         return Fixed(chunksize)
@@ -108,5 +116,5 @@ def splitter(backend: Backend, work: Work, chunksize: int | None, *, sized: bool
     first = max(first, least)
     if work.combine is not None:
         # What is read of a sized input is a slice, and what comes back of it some nodes.
-        return Adaptive(first, FOLD_SECONDS, least=least, most=None if sized else STREAM_ITEMS)
-    return Adaptive(first, least=least, most=STREAM_ITEMS if stream else None)
+        return Adaptive(first, FOLD_SECONDS, least=least, most=None if sized else most)
+    return Adaptive(first, least=least, most=most)

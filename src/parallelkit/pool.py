@@ -63,6 +63,9 @@ LEAST_WINDOW = 128
 """Items of an iterator that an imap may have pulled and whose results are not taken: a slow one must not stop
 the others too soon."""
 
+IN_FLIGHT_ITEMS = 2048
+"""Items of an imap that all workers together may be in, however cheap they are; a few times as many wait."""
+
 CHUNKS_PER_WORKER = 4
 """A map without a chunksize counts as so many tasks for each worker, as in multiprocessing."""
 
@@ -254,7 +257,7 @@ class Pool(multiprocessing.pool.Pool):
         task_items = None if chunksize else max(1, -(-length // (CHUNKS_PER_WORKER * self._processes)))
         work = Work(func, style, task_items=task_items)
         scheduler = self._driver.new_scheduler(
-            splitter(self._driver.backend, work, chunksize, sized=True, stream=False),
+            splitter(self._driver.backend, work, chunksize, sized=True, most=None),
             window=math.inf,
             ordered=False,
             divisible=chunksize is None,
@@ -299,7 +302,7 @@ class Pool(multiprocessing.pool.Pool):
             items = list(iterable) if isinstance(iterable, list) else iterable
         work = Work(func, task_items=1 if chunksize is None else None)
         scheduler = self._driver.new_scheduler(
-            splitter(self._driver.backend, work, chunksize, sized=items is not None, stream=True),
+            splitter(self._driver.backend, work, chunksize, sized=items is not None, most=IN_FLIGHT_ITEMS),
             least_window=LEAST_WINDOW if items is None else READ_AHEAD_ITEMS,
             ordered=kind is IMapIterator,
             divisible=chunksize is None,
