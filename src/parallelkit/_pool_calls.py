@@ -20,6 +20,7 @@ from ._core.outcome import Outcomes
 from ._core.scheduler import Fact, Flight, Scheduler
 from ._driver import Driver
 from ._work import Work, as_item_error
+from .errors import ParallelError
 
 __all__ = ["GatherCall", "StreamCall"]
 
@@ -29,6 +30,12 @@ class _PoolCall(Call):
         self.work = work
         self.scheduler = scheduler
         self._driver = driver
+
+    def _open(self, items: Sliceable | None, *, ended: bool) -> None:
+        try:
+            self._driver.open(self, items, ended=ended)
+        except ParallelError as error:  # no worker can be had: who asks for results is told
+            self.finish(error)
 
     def shut_down(self, *, cancel: bool) -> list[Fact]:
         return []  # what was asked for is done; to be rid of it, the driver is closed with `kill`
@@ -53,8 +60,8 @@ class GatherCall(_PoolCall):
         self.left = len(items)
         self._pieces: list[Outcomes] = []
         self._due: deque[Callable[[], object]] = deque()
-        driver.open(self, items, ended=True)
-        self.resolve()  # without items, it is done
+        self._open(items, ended=True)
+        self.resolve()  # it may be done: without items, or without workers
 
     def deliver(self, outcomes: list[Outcomes]) -> None:
         for some in outcomes:
@@ -112,8 +119,8 @@ class StreamCall(_PoolCall):
         self._pulled: deque[Any] = deque()  # items that no worker is waiting for
         self._feeding = threading.Lock()
         self._room = threading.Event()
-        driver.open(self, items, ended=source is None)
-        if source is not None:
+        self._open(items, ended=source is None)
+        if source is not None and not self._over:
             feeder = threading.Thread(
                 target=self._feed, args=(source,), name="parallelkit-feeder", daemon=True
             )
@@ -122,7 +129,7 @@ class StreamCall(_PoolCall):
             except BaseException:
                 driver.stop(self)
                 raise
-        self.resolve()  # without items, it is done
+        self.resolve()  # it may be done: without items, or without workers
 
     # For the reader
 

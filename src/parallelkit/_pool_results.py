@@ -22,7 +22,7 @@ from ._opening import open_tasks
 from ._pool_calls import GatherCall, StreamCall
 from ._work import Work
 from .backends import new_backend
-from .errors import RemoteTraceback, SerializationError, WorkerDied
+from .errors import RemoteTraceback, SerializationError
 
 __all__ = ["ApplyResult", "CallbackThread", "IMapIterator", "IMapUnorderedIterator", "MapResult", "Owner"]
 
@@ -48,11 +48,11 @@ class CallbackThread:
     So a callback needs no lock, and may wait for the pool: nothing else waits for that thread.
 
     Attributes:
-        killed: callbacks are not called any more.
+        muted: callbacks are not called any more.
     """
 
     def __init__(self) -> None:
-        self.killed = False
+        self.muted = False
         self._starting = threading.Lock()
         self._driver: Driver | None = None
         self._thread: int | None = None
@@ -64,7 +64,10 @@ class CallbackThread:
                 self._driver = Driver(new_backend("thread", 1, options), daemon=True)
                 self._tasks = open_tasks(self._driver)
         work = Work(self._run, "call")
-        self._tasks.submit(Task(work, (function,), {}, TaskFuture(self._driver.backend)))
+        try:
+            self._tasks.submit(Task(work, (function,), {}, TaskFuture(self._driver.backend)))
+        except RuntimeError:  # closed meanwhile, and muted: what is left to do does not wait
+            function()
 
     def _run(self, function: Callable[[], object]) -> None:
         self._thread = threading.get_ident()
@@ -74,11 +77,10 @@ class CallbackThread:
         """Whether the calling thread is the one that runs the callbacks."""
         return self._thread == threading.get_ident()
 
-    def close(self, *, kill: bool = False) -> None:
-        """Run what waits, and no more; with `kill` not even that. May be called from anywhere."""
-        self.killed = self.killed or kill
+    def close(self) -> None:
+        """Run what waits, and no more. May be called from anywhere."""
         if self._driver is not None:
-            self._driver.close(kill=WorkerDied("the pool was terminated") if kill else None)
+            self._driver.close()
 
     def join(self) -> None:
         if self._driver is not None and not self.is_here():
@@ -172,7 +174,7 @@ class ApplyResult(multiprocessing.pool.ApplyResult[T], Generic[T]):
         if self._called is None:
             self._leave()
         elif pool is not None:
-            if pool._callbacks.killed:
+            if pool._callbacks.muted:
                 self._call_back()
             else:
                 pool._callbacks.run(self._call_back)
@@ -183,7 +185,7 @@ class ApplyResult(multiprocessing.pool.ApplyResult[T], Generic[T]):
         assert self._called is not None and self._pool is not None
         error = self._error()
         try:
-            if not self._pool._callbacks.killed:
+            if not self._pool._callbacks.muted:
                 if error is None and self._callback is not None:
                     self._callback(self._future.result())
                 if error is not None and self._error_callback is not None:

@@ -408,7 +408,8 @@ class ThreadPool(Pool, multiprocessing.pool.ThreadPool):
 
 def _end(driver: Driver, callbacks: CallbackThread) -> None:
     """End all there is. May be called from anywhere: in the middle of a garbage collection, too."""
-    callbacks.close(kill=True)
+    callbacks.muted = True
+    callbacks.close()
     driver.close(kill=WorkerDied("the pool was terminated"))
 
 

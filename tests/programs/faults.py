@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from parallelkit import Executor, current_worker
+from parallelkit import Executor, Pool, current_worker
 
 # ---------------------------------------------------------------- deaths
 
@@ -309,3 +309,26 @@ def in_an_executor(item: int) -> int:
 
 def in_a_program(item: int) -> int:
     return subprocess.run([sys.executable, "-c", f"raise SystemExit({item})"]).returncode
+
+
+# ---------------------------------------------------------------- in pools
+
+
+def count_up(item: int) -> int:
+    """Add one to the counter that `keep` has kept."""
+    (counter,) = _given
+    with counter.get_lock():
+        counter.value += 1
+    return item
+
+
+def process_name(item: object) -> tuple[str, int]:
+    """The name of this process, and its number among those that its parent has started."""
+    process = multiprocessing.current_process()
+    time.sleep(0.001)
+    return process.name, process._identity[0]
+
+
+def in_a_pool_of_ours(item: int) -> list[int]:
+    with Pool(1) as pool:
+        return pool.map(same, [item])

@@ -73,8 +73,7 @@ def serve(
     claims: ClaimTable,
     index: int,
     parent: int,
-    initializer: bytes | Callable[..., object] | None,
-    initargs: Portable,
+    initializer: Portable,
     finalizer: bytes | None,
     max_tasks: int | None,
     forked: bool,
@@ -85,7 +84,8 @@ def serve(
     Args:
         chunks, answers: the ends of two pipes, to read from and to write to.
         parent: its process id.
-        initializer, finalizer: pickled functions; an inherited one is not pickled.
+        initializer: a function, perhaps pickled, or None, and its arguments.
+        finalizer: a pickled function.
         max_tasks: leave after this many tasks; what one is, the work says.
         forked: this process is a copy of the parent, with its main module.
         inherits: what it has of that goes by name.
@@ -100,8 +100,10 @@ def serve(
     follow(parent)
 
     def initialize() -> object:
-        function = loads(initializer) if isinstance(initializer, bytes) else initializer
-        return None if function is None else function(*initargs.value)
+        function, arguments = initializer.value
+        if isinstance(function, bytes):
+            function = loads(function)
+        return None if function is None else function(*arguments)
 
     def finalize() -> object:
         return None if finalizer is None else loads(finalizer)()

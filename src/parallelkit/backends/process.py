@@ -178,12 +178,12 @@ class ProcessBackend(LazyBackend):
 
     def new_process(self, worker: int, chunks: Any, answers: Any, claims: ClaimTable) -> Any:
         """A worker process, not started yet."""
-        function: bytes | Callable[..., object] | None = None
+        function: Any = None
         arguments: tuple[Any, ...] = ()
         if self._initializer is not None:
-            # By value also to a forked worker, which has the function but must see whose globals it sets.
             function, arguments = self._initializer.func, self._initializer.args
-            if self._heritage is None:
+            if self._context.get_start_method() == "fork" and self._heritage is None:
+                # A forked worker has the function, but must see whose globals it sets.
                 function = dumps(function)
         return self._context.Process(
             target=serve,
@@ -193,8 +193,7 @@ class ProcessBackend(LazyBackend):
                 claims,
                 self._index(worker),
                 os.getpid(),
-                function,
-                Portable(arguments),
+                Portable((function, arguments)),
                 None if self._finalizer is None else dumps(self._finalizer),
                 self._max_tasks,
                 self._context.get_start_method() == "fork",
