@@ -43,6 +43,7 @@ LAYERS = {
     "_options": 7,
     "_opening": 8,
     "_pool_calls": 9,
+    "_pool_inside": 9,
     "executor": 9,
     "functional": 10,
     "_pool_results": 10,

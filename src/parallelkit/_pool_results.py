@@ -15,16 +15,12 @@ from time import monotonic
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from ._calls import Task, TaskFuture
 from ._core.outcome import Outcomes
-from ._driver import Driver
-from ._opening import open_tasks
 from ._pool_calls import GatherCall, StreamCall
-from ._work import Work
-from .backends import new_backend
+from ._pool_inside import CallbackThread
 from .errors import RemoteTraceback, SerializationError
 
-__all__ = ["ApplyResult", "CallbackThread", "IMapIterator", "IMapUnorderedIterator", "MapResult", "Owner"]
+__all__ = ["ApplyResult", "IMapIterator", "IMapUnorderedIterator", "MapResult", "Owner"]
 
 T = TypeVar("T")
 
@@ -40,51 +36,6 @@ else:
 
     class _IMapUnorderedIterator(theirs.IMapUnorderedIterator):
         __class_getitem__ = classmethod(GenericAlias)
-
-
-class CallbackThread:
-    """Runs the callbacks of one pool, one at a time, in a thread that is started for the first.
-
-    So a callback needs no lock, and may wait for the pool: nothing else waits for that thread.
-
-    Attributes:
-        muted: callbacks are not called any more.
-    """
-
-    def __init__(self) -> None:
-        self.muted = False
-        self._starting = threading.Lock()
-        self._driver: Driver | None = None
-        self._thread: int | None = None
-
-    def run(self, function: Callable[[], object]) -> None:
-        with self._starting:
-            if self._driver is None:
-                options = {"thread_name_prefix": "parallelkit-callbacks"}
-                self._driver = Driver(new_backend("thread", 1, options), daemon=True)
-                self._tasks = open_tasks(self._driver)
-        work = Work(self._run, "call")
-        try:
-            self._tasks.submit(Task(work, (function,), {}, TaskFuture(self._driver.backend)))
-        except RuntimeError:  # closed meanwhile, and muted: what is left to do does not wait
-            function()
-
-    def _run(self, function: Callable[[], object]) -> None:
-        self._thread = threading.get_ident()
-        function()
-
-    def is_here(self) -> bool:
-        """Whether the calling thread is the one that runs the callbacks."""
-        return self._thread == threading.get_ident()
-
-    def close(self) -> None:
-        """Run what waits, and no more. May be called from anywhere."""
-        if self._driver is not None:
-            self._driver.close()
-
-    def join(self) -> None:
-        if self._driver is not None and not self.is_here():
-            self._driver.join()
 
 
 class Owner(Protocol):

@@ -23,10 +23,10 @@ from ._driver import Driver
 from ._opening import READ_AHEAD_ITEMS, open_tasks, splitter
 from ._options import check_count
 from ._pool_calls import GatherCall, StreamCall
+from ._pool_inside import CallbackThread, TaskQueue, Workshop
 from ._pool_results import (
     ApplyResult,
     AsyncResult,
-    CallbackThread,
     IMapIterator,
     IMapUnorderedIterator,
     MapResult,
@@ -128,7 +128,7 @@ class Pool(multiprocessing.pool.Pool):
             options["initializer"] = partial(initializer, *initargs)
         if backend == "process":
             options |= {
-                "mp_context": _Workshop(self._ctx, self.Process),
+                "mp_context": Workshop(self._ctx, self.Process),
                 "max_tasks_per_child": limit,
                 "inherit_main": True,
             }
@@ -373,8 +373,8 @@ class Pool(multiprocessing.pool.Pool):
         return [] if driver is None else driver.backend.handles()
 
     @property
-    def _taskqueue(self) -> _Waiting:
-        return _Waiting(self._driver)
+    def _taskqueue(self) -> TaskQueue:
+        return TaskQueue(self._driver)
 
     def _repopulate_pool(self) -> None:
         """Nothing: a worker that is gone is replaced at once."""
@@ -415,36 +415,6 @@ def _end(driver: Driver, callbacks: CallbackThread) -> None:
 
 def _read(iterable: Iterable[T]) -> Iterator[T]:
     yield from iterable  # not before the first item is wanted: what is not iterable says so then
-
-
-class _Waiting:
-    """What is asked of the queue of tasks by programs that look at it."""
-
-    def __init__(self, driver: Driver):
-        self._driver = driver
-
-    def qsize(self) -> int:
-        """The number of calls that have items which are with no worker yet."""
-        return sum(call.scheduler.waiting > 0 for call in self._driver.calls)
-
-    def empty(self) -> bool:
-        return not self.qsize()
-
-
-class _Workshop:
-    """A context whose processes the pool makes: a subclass may have them made otherwise."""
-
-    def __init__(self, context: Any, make: Callable[..., Any]):
-        self._context = context
-        self._make = make
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
-
-    def Process(self, *, name: str, **options: Any) -> Any:  # noqa: N802 - as theirs
-        process = self._make(self._context, **options)
-        process.name = type(name)(process.name.replace("Process", "PoolWorker"))
-        return process
 
 
 class _PoolContext(BaseContext):

@@ -1,6 +1,7 @@
 """Claims in memory that the parent and one worker share.
 
-A worker process has a table of claims, one slot for each chunk it may hold. The worker takes items from
+A worker process has a table of claims, one slot for each chunk it may hold; the tables of all workers are in
+one file. The worker takes items from
 the front of a slot, the parent takes the tail back, at once, even while the worker is inside a long item.
 The table also tells the parent, when the worker died, which items it had started.
 
@@ -21,11 +22,11 @@ from typing import Any
 from .._core.chunks import Cut
 from .._lifetime import closing_fds
 
-__all__ = ["ClaimTable", "SharedClaim"]
+__all__ = ["Allowance", "ClaimFile", "ClaimTable", "SharedClaim"]
 
 SLOTS = 16
 _WORDS = 3  # started, stop, since (microseconds)
-_BYTES = SLOTS * _WORDS * 8
+_TABLE_BYTES = SLOTS * _WORDS * 8
 
 
 def _lock(fd: int, slot: int) -> None:
@@ -40,48 +41,82 @@ def _unlock(fd: int, slot: int) -> None:
     fcntl.lockf(fd, fcntl.LOCK_UN, 1, slot)
 
 
-class ClaimTable:
-    """The claims of one worker process. It travels to the worker when that is started, and only then."""
+class ClaimFile:
+    """The memory that the tables of all workers are in. It travels to a worker when that is started.
 
-    def __init__(self) -> None:
-        self._attach(_anonymous_file(_BYTES))
+    One descriptor in each process, which stays open as long as anybody needs it: to close any descriptor of a
+    file lets go of all record locks that the process has on it.
+
+    Attributes:
+        lent: a worker is being started, which may be a fork of this process that goes on using the file.
+    """
+
+    lent = False
+
+    def __init__(self, tables: int) -> None:
+        self._attach(_anonymous_file(tables * _TABLE_BYTES))
 
     def _attach(self, fd: int) -> None:
-        self._fd = fd
-        self._map = mmap.mmap(fd, _BYTES)
-        self._words = memoryview(self._map).cast("q")
+        self.fd = fd
+        self._map = mmap.mmap(fd, os.fstat(fd).st_size)
+        self.words = memoryview(self._map).cast("q")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attached, (reduction.DupFd(self._fd),)
+        return _attached, (reduction.DupFd(self.fd),)
+
+    def disown(self) -> None:
+        """In a forked child: it has no use for the file, unless it is a worker."""
+        if not self.lent:
+            self.close()
+
+    def close(self) -> None:
+        with closing_fds:
+            if self.fd >= 0:
+                self.words.release()
+                self._map.close()
+                os.close(self.fd)
+                self.fd = -1
+
+
+class ClaimTable:
+    """The claims of one worker process: table number `index` in the file."""
+
+    def __init__(self, file: ClaimFile, index: int) -> None:
+        self._file = file
+        self._words = file.words
+        self._first = index * SLOTS
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ClaimTable, (self._file, self._first // SLOTS)
 
     # In the parent
 
     def open(self, slot: int, items: int) -> None:
         """Put a chunk into a slot, before it is sent."""
-        at = slot * _WORDS
+        at = self._at(slot)
         self._words[at], self._words[at + 1], self._words[at + 2] = 0, items, 0
 
     def started(self, slot: int) -> int:
         """How many items of the chunk were started."""
-        return self._words[slot * _WORDS]
+        return self._words[self._at(slot)]
 
     def died_reading(self, slot: int) -> bool:
         """Whether the worker, if it is dead, took the chunk up and started nothing: reading it killed it."""
-        return not self.started(slot) and self._words[slot * _WORDS + 2] != 0
+        return not self.started(slot) and self._words[self._at(slot) + 2] != 0
 
     def since(self, slot: int) -> float:
         """When the last were started (`time.monotonic` of this machine, seconds)."""
-        return self._words[slot * _WORDS + 2] / 1e6
+        return self._words[self._at(slot) + 2] / 1e6
 
     def take_back(self, slot: int, cut: Cut) -> int | None:
         """Shorten the chunk as `cut` says; return the number of items that stay.
 
         None: the worker has the lock and does not give it back in time (it may have been stopped).
         """
-        at = slot * _WORDS
+        at, fd, byte = self._at(slot), self._file.fd, self._first + slot
         for _ in range(50):
             try:
-                _try_lock(self._fd, slot)
+                _try_lock(fd, byte)
                 break
             except OSError:
                 sleep(0.0001)
@@ -92,24 +127,19 @@ class ClaimTable:
             self._words[at + 1] = stop = cut(started, stop)
             return stop
         finally:
-            _unlock(self._fd, slot)
-
-    def close(self) -> None:
-        with closing_fds:
-            if self._fd >= 0:
-                self._words.release()
-                self._map.close()
-                os.close(self._fd)
-                self._fd = -1
+            _unlock(fd, byte)
 
     # In the worker
 
     def take_up(self, slot: int) -> None:
         """Note that the chunk is being read, which may run code of the user's, and end the process."""
-        self._words[slot * _WORDS + 2] = 1
+        self._words[self._at(slot) + 2] = 1
 
     def claim(self, slot: int, allowance: Allowance) -> SharedClaim:
-        return SharedClaim(self._fd, self._words, slot, allowance)
+        return SharedClaim(self._file.fd, self._words, self._first + slot, allowance)
+
+    def _at(self, slot: int) -> int:
+        return (self._first + slot) * _WORDS
 
 
 class Allowance:
@@ -148,7 +178,7 @@ class Allowance:
 
 
 class SharedClaim:
-    """The worker's side of one slot: see `parallelkit._worker.Claim`."""
+    """The worker's side of one slot, by its number in the file: see `parallelkit._worker.Claim`."""
 
     __slots__ = ("_allowance", "_at", "_fd", "_slot", "_words")
 
@@ -172,10 +202,10 @@ class SharedClaim:
             _unlock(self._fd, self._slot)
 
 
-def _attached(duplicate: Any) -> ClaimTable:
-    table = ClaimTable.__new__(ClaimTable)
-    table._attach(duplicate.detach())
-    return table
+def _attached(duplicate: Any) -> ClaimFile:
+    file = ClaimFile.__new__(ClaimFile)
+    file._attach(duplicate.detach())
+    return file
 
 
 def _anonymous_file(size: int) -> int:

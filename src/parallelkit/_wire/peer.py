@@ -87,7 +87,7 @@ class Owner(Protocol):
 class Peer:
     """One worker process as the parent sees it: its two pipes, its claims, the chunks it has."""
 
-    def __init__(self, worker: int, owner: Owner, selector: Selector):
+    def __init__(self, worker: int, owner: Owner, selector: Selector, claims: ClaimTable):
         self.worker = worker
         self.ready = False
         self.expendable = False  # its death is no news: it was told to go
@@ -96,14 +96,13 @@ class Peer:
         self._selector = selector
         self._lock = threading.RLock()  # which knows who has it
         self._reading = threading.Lock()  # held by the one thread that reads answers and takes them in
+        self._claims = claims
         self._gone = False
         self._knows: set[int] = set()
         self._chunks: dict[int, tuple[Chunk, int]] = {}  # by number: the chunk and its slot
         self._settled: dict[int, int] = {}
         self._free_slots = list(range(SLOTS))
         with ExitStack() as ours, ExitStack() as theirs:
-            self._claims = ClaimTable()
-            ours.callback(self._claims.close)
             self._up, answers = owner.new_pipe()
             ours.callback(self._up.close)
             theirs.callback(answers.close)
@@ -171,7 +170,6 @@ class Peer:
         finalizer = self.process._popen.finalizer
         self._up.close()
         self._down.close()
-        self._claims.close()
         everywhere: Any = processes
         everywhere._children.discard(self.process)  # else it would be joined at exit, by one that cannot
         if finalizer.still_active():
@@ -271,7 +269,6 @@ class Peer:
             if exitcode is not None:
                 self.process._popen.close()  # its descriptors; its exit code can still be asked for
         self._owner.on_death(self, exitcode)
-        self._claims.close()
 
     def _close_pipes(self) -> None:
         with self._lock, closing_fds:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .._core.chunks import Chunk, Cut
 from .._core.outcome import Outcomes
 from .._core.scheduler import Rejected, Settled
-from .._wire.claims import ClaimTable
+from .._wire.claims import ClaimFile, ClaimTable
 from .._wire.frames import FUNCTION, LAST, ONCE, UNRETRIABLE, Frame, Kind
 from .._wire.heritage import Heritage
 from .._wire.peer import Peer, Selector
@@ -68,6 +68,7 @@ class ProcessBackend(LazyBackend):
         self._finalizer = finalizer
         self._max_tasks = max_tasks_per_child
         self._selector = Selector()
+        self._claims = ClaimFile(max_workers)
         self._thread: threading.Thread | None = None
         self._starting = threading.RLock()
         self._peers: dict[int, Peer] = {}
@@ -147,7 +148,12 @@ class ProcessBackend(LazyBackend):
                     raise RuntimeError("the executor is closed")
                 if self._server_signals:
                     start_server()
-                peer = self._peers[worker] = Peer(worker, self, self._selector)
+                claims = ClaimTable(self._claims, self._index(worker))
+                self._claims.lent = True
+                try:
+                    peer = self._peers[worker] = Peer(worker, self, self._selector, claims)
+                finally:
+                    self._claims.lent = False
                 self._unstarted.discard(worker)
                 if not self._populating:
                     self._start_listening()
@@ -219,6 +225,7 @@ class ProcessBackend(LazyBackend):
             with self._starting:
                 self._closed = True
                 self._selector.close()
+                self._claims.close()
 
     def on_frame(self, peer: Peer, frame: Frame) -> None:
         if frame.kind == Kind.SETTLED:
@@ -313,6 +320,7 @@ class ProcessBackend(LazyBackend):
             peers = list(self._peers.values())
             if self._thread is None:
                 self._selector.close()
+                self._claims.close()
             elif not peers:
                 self._selector.wake()  # there is no end of a worker that it could notice
         for peer in peers:
@@ -326,6 +334,7 @@ class ProcessBackend(LazyBackend):
         self._selector.disown()
         for peer in self._peers.values():
             peer.disown()
+        self._claims.disown()
 
     def join(self, timeout: float | None = None) -> None:
         if self._thread is not None and self._thread is not threading.current_thread():
