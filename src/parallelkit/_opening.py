@@ -66,11 +66,8 @@ def open_map(
     items, iterator = source(iterables)
     work = Work(function, "starmap" if len(iterables) > 1 else style, combine, bool(retries), task_timeout)
     backend = driver.backend
-    if task_timeout is not None and not (work.is_async or backend.can_abandon):
-        raise ValueError(
-            f"the {backend_name!r} backend cannot end a plain function that runs, so it has no "
-            "task_timeout; pass an async function, or choose the backend 'process' or 'thread'"
-        )
+    if task_timeout is not None:
+        _check_time_limit(work, backend, backend_name)
     rule = retry_rule(retry_on)
     scheduler = driver.new_scheduler(
         splitter(
@@ -97,6 +94,14 @@ def open_map(
         whole=whole and not threading.current_thread().daemon,
         worth_retrying=rule if retries else None,
     )
+
+
+def _check_time_limit(work: Work, backend: Backend, backend_name: str) -> None:
+    if not (work.is_async or backend.can_abandon):
+        raise ValueError(
+            f"the {backend_name!r} backend cannot end a plain function that runs, so it has no "
+            "task_timeout; pass an async function, or choose the backend 'process' or 'thread'"
+        )
 
 
 def splitter(

@@ -1,4 +1,4 @@
-"""What a pool has inside: the thread of its callbacks, how its processes are made, what is asked of its queue."""
+"""What a pool has inside: the thread of its callbacks, how processes are made, what is asked of its queue."""
 
 from __future__ import annotations
 
