@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar, copy_context
 from functools import partial
-from operator import length_hint
 from threading import Thread
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from ._core.fold import Node, fold_run, leaf_size
+from ._core.fold import Node
 from ._core.outcome import Outcomes
+from ._late_reports import LateReports
+from ._runs import FoldRun, MapRun
 from ._work import (
     Claim,
     LocalClaim,
@@ -78,6 +79,7 @@ class Worker:
         initialize: called once before the first chunk.
         finalize: called once after the last.
         let_through: what an item may raise through `run`, instead of failing: Ctrl-C in the caller's thread.
+        late_reports: results do not wait for an item behind them; reports may come from another thread.
     """
 
     def __init__(
@@ -86,7 +88,9 @@ class Worker:
         initialize: Callable[[], object] | None = None,
         finalize: Callable[[], object] | None = None,
         let_through: type[BaseException] | tuple[()] = (),
+        late_reports: bool = True,
     ):
+        self._late_reports = LateReports() if late_reports else None
         self._index = index
         self._initialize = initialize
         self._finalize = finalize
@@ -115,7 +119,7 @@ class Worker:
     def run(self, work: Work, items: Any, start: int, claim: Claim, report: Report) -> None:
         """Run a chunk, as `run_chunk` does; the coroutines of async functions in this worker's event loop."""
         if not work.is_async:
-            run_chunk(work, items, start, claim, report, self._let_through)
+            run_chunk(work, items, start, claim, report, self._let_through, self._late_reports)
             return
         self._await(run_chunk_async(work, items, start, claim, report))
 
@@ -194,20 +198,45 @@ def run_chunk(
     claim: Claim,
     report: Report,
     let_through: type[BaseException] | tuple[()] = (),
+    late_reports: LateReports | None = None,
 ) -> None:
     """Run the items of a chunk until its claim is spent, reporting as it goes.
 
     Args:
         items: the chunk's items, sliceable; the first is number `start` of the input.
         let_through: what ends the run and is raised here, not reported as an item's error.
+        late_reports: looks after results behind which an item does not end.
     """
+    if late_reports is None or work.combine is not None or len(items) == 1:
+        _run_chunk(work, items, start, claim, report, let_through)
+    else:
+        try:
+            _run_chunk(work, items, start, claim, report, let_through, late_reports.begin)
+        finally:
+            late_reports.end()
+
+
+def _run_chunk(
+    work: Work,
+    items: Any,
+    start: int,
+    claim: Claim,
+    report: Report,
+    let_through: type[BaseException] | tuple[()],
+    begin: Callable[[MapRun], object] | None = None,
+) -> None:
     begun = reported = perf_counter()
 
-    def report_failure(outcomes: Outcomes) -> None:
+    def report_now(outcomes: Outcomes) -> None:
         report(outcomes, 0.0, False)  # at once, not when the run or the chunk ends: it may end the call
 
-    kind = _MapRun if work.combine is None else _FoldRun
-    run = kind(work, start, report_failure, let_through)
+    run: MapRun | FoldRun
+    if work.combine is None:
+        run = MapRun(work, start, report_now, let_through)
+        if begin is not None:
+            begin(run)
+    else:
+        run = FoldRun(work, start, report_now, let_through)
     run_items = 1
     stop = start + len(items)
     while run.stop < stop and (taken := claim.take(run.fitting(run_items))):
@@ -223,121 +252,6 @@ def run_chunk(
     report(run.flush(), perf_counter() - reported, True)
 
 
-class _MapRun:
-    """The values of consecutive items, collected over the runs of a chunk."""
-
-    def __init__(
-        self,
-        work: Work,
-        start: int,
-        report_failure: Callable[[Outcomes], None],
-        let_through: type[BaseException] | tuple[()],
-    ):
-        self._work = work
-        self._report_failure = report_failure
-        self._let_through = let_through
-        self._start = self.stop = start
-        self._values: list[Any] = []
-        self._failures: dict[int, Exception] = {}
-
-    def fitting(self, items: int) -> int:
-        """How many items to run next, where about so many are wanted."""
-        return items
-
-    def over(self, items: Any) -> None:
-        """Run the next items."""
-        todo = iter(items)
-        stop = self.stop + len(items)
-        while self.stop < stop:
-            values = self._values
-            error: BaseException
-            try:
-                # extend() keeps the values that came before an exception, so their number tells the item.
-                values.extend(self._work.apply(todo))
-                self.stop = self._start + len(values)
-                if self.stop == stop:
-                    break
-                error = RuntimeError("the function raised StopIteration")  # map() took it for the end
-            except self._let_through:
-                raise
-            except BaseException as caught:
-                error = caught
-            self._failures[self._start + len(values)] = as_item_error(error)
-            values.append(None)
-            self.stop = self._start + len(values)
-            self._report_failure(self.flush())
-
-    def flush(self) -> Outcomes:
-        """What was not reported yet."""
-        outcomes = Outcomes(self._start, self.stop, self._values, self._failures)
-        self._start, self._values, self._failures = self.stop, [], {}
-        return outcomes
-
-
-class _FoldRun:
-    """The fold nodes of consecutive items, collected over the runs of a chunk."""
-
-    def __init__(
-        self,
-        work: Work,
-        start: int,
-        report_failure: Callable[[Outcomes], None],
-        let_through: type[BaseException] | tuple[()],
-    ):
-        assert work.combine is not None
-        self._work = work
-        self._combine = work.combine
-        self._report_failure = report_failure
-        self._let_through = let_through
-        self._start = self.stop = start
-        self._nodes: list[Node] = []
-
-    def fitting(self, items: int) -> int:
-        """How many items to run next, where about so many are wanted: whole leaves, if they are many."""
-        size = leaf_size(self.stop)
-        return items - (self.stop + items) % size if items > size else items
-
-    def over(self, items: Any) -> None:
-        """Run the next items."""
-        if not self._work.retries:
-            self._fold(self._work, items)
-            return
-        # Items that fail and are tried again must leave the values beside them whole: map first, then fold.
-        run = _MapRun(self._work, self.stop, self._fold_mapped, self._let_through)
-        run.over(items)
-        self._fold_mapped(run.flush())
-
-    def _fold_mapped(self, mapped: Outcomes) -> None:
-        """Fold values; only the last of them may be missing, for its item failed."""
-        (failed,) = mapped.failures or (mapped.stop,)
-        if failed > mapped.start:
-            self._fold(Work(None), mapped.values[: failed - mapped.start])
-        if failed < mapped.stop:
-            self._report_failure(self.flush())
-            self._report_failure(Outcomes.all_failed(failed, mapped.stop, mapped.failures[failed]))
-            self._start = self.stop = mapped.stop
-
-    def _fold(self, work: Work, items: Any) -> None:
-        begin, self.stop = self.stop, self.stop + len(items)
-        todo = iter(items)
-        try:
-            fold_run(self._combine, self._nodes, begin, self.stop, work.apply(todo))
-        except self._let_through:
-            raise
-        except BaseException as error:
-            # Values were combined half-way, so the items of this stretch can neither be used nor tried again.
-            failed = max(begin, self.stop - length_hint(todo) - 1)
-            stretch = Outcomes(self._start, self.stop, [], {failed: as_item_error(error)}, retriable=False)
-            self._start, self._nodes = self.stop, []
-            self._report_failure(stretch)
-
-    def flush(self) -> Outcomes:
-        """What was not reported yet."""
-        outcomes = Outcomes(self._start, self.stop, self._nodes)
-        self._start, self._nodes = self.stop, []
-        return outcomes
-
-
 async def run_chunk_async(
     work: Work, items: Any, start: int, claim: Claim, report: Report, lanes: int = LANES
 ) -> None:
@@ -351,9 +265,13 @@ async def run_chunk_async(
     failures: dict[int, Exception] = {}
     position = settled = start
     reported = perf_counter()
+    due: asyncio.TimerHandle | None = None
 
     def flush(stop: int, now: float, last: bool) -> None:
-        nonlocal settled, reported
+        nonlocal settled, reported, due
+        if due is not None:
+            due.cancel()
+            due = None
         values = [ended.pop(index) for index in range(settled, stop)]
         failed = {index: failures.pop(index) for index in range(settled, stop) if index in failures}
         outcomes = Outcomes(settled, stop, values, failed)
@@ -362,8 +280,11 @@ async def run_chunk_async(
         report(outcomes, now - reported, last)
         settled, reported = stop, now
 
+    def flush_what_ended() -> None:
+        flush(next(i for i in range(settled, position + 1) if i not in ended), perf_counter(), last=False)
+
     async def lane() -> None:
-        nonlocal position
+        nonlocal position, due
         while claim.take(1):
             index, position = position, position + 1
             limit = asyncio.timeout(work.task_timeout)
@@ -377,8 +298,10 @@ async def run_chunk_async(
                 timed_out = isinstance(error, TimeoutError) and limit.expired()
                 ended[index] = None
                 failures[index] = task_timeout_error(work, index) if timed_out else as_item_error(error)
-            if (now := perf_counter()) - reported > REPORT_SECONDS or index in failures:
-                flush(next(i for i in range(settled, position + 1) if i not in ended), now, last=False)
+            if perf_counter() - reported > REPORT_SECONDS or index in failures:
+                flush_what_ended()
+            elif due is None:  # the next may be long in coming
+                due = asyncio.get_running_loop().call_later(REPORT_SECONDS, flush_what_ended)
 
     await (lane() if lanes == 1 else asyncio.gather(*[lane() for _ in range(min(lanes, len(items)))]))
     flush(position, perf_counter(), last=True)

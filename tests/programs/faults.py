@@ -233,6 +233,10 @@ def wait_for_gate(item: int) -> int:
     return item
 
 
+def wait_for_gate_at_one(item: int) -> int:
+    return wait_for_gate(item) if item == 1 else item
+
+
 def meet(item: int) -> tuple[int | None, int]:
     """Wait for as many others as the barrier wants; who was here: (worker, process id)."""
     _given[0].wait()

@@ -18,6 +18,7 @@ from typing import Any, cast
 from .._core.chunks import Chunk, Cut, unstarted
 from .._core.outcome import Outcomes
 from .._core.scheduler import Settled
+from .._late_reports import LateReports
 from .._work import LocalClaim, Work, as_item_error, initializer_failed, owned
 from .._worker import enter_worker, finalizer_failed, run_chunk, run_chunk_async
 from .base import Backend, Broken, Post, WorkerJoined
@@ -57,6 +58,7 @@ class AsyncioBackend(Backend):
         self._claims: dict[int, LocalClaim] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._threads: _Threads | None = None
+        self._late_reports: dict[Hashable, LateReports] = {}
 
     @classmethod
     def default_workers(cls) -> int:
@@ -134,7 +136,9 @@ class AsyncioBackend(Backend):
         if work.is_async:
             await run_chunk_async(work, chunk.items, chunk.start, claim, report, lanes=1)
         else:
-            await self._in_thread(worker, partial(run_chunk, work, chunk.items, chunk.start, claim, report))
+            late = self._late_reports.setdefault(worker, LateReports())
+            run = partial(run_chunk, work, chunk.items, chunk.start, claim, report, late_reports=late)
+            await self._in_thread(worker, run)
 
     async def _in_thread(self, worker: Hashable, function: Callable[[], None]) -> None:
         assert self._loop is not None

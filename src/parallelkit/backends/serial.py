@@ -32,7 +32,7 @@ class SerialBackend(Backend):
         initializer: Callable[[], object] | None = None,
         finalizer: Callable[[], object] | None = None,
     ):
-        self._worker = Worker(0, initializer, finalizer, let_through=KeyboardInterrupt)
+        self._worker = Worker(0, initializer, finalizer, let_through=KeyboardInterrupt, late_reports=False)
         self._context = copy_context()
         self._waiting: deque[tuple[int, Work, Chunk]] = deque()
         self._claims: dict[int, LocalClaim] = {}
