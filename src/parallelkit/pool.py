@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from multiprocessing import TimeoutError, util
 from multiprocessing.context import BaseContext
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, Self, TypeVar, cast
 
 from ._calls import Task, TaskFuture
 from ._core.chunks import sliceable
@@ -353,7 +353,7 @@ class Pool(multiprocessing.pool.Pool):
         self._callbacks.close()
         self._callbacks.join()
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> Self:
         self._check_running()
         return self
 
