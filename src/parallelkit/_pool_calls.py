@@ -44,6 +44,11 @@ class _PoolCall(Call):
         note_item(error, index, chunk)
 
 
+def _units(source: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while unit := list(islice(source, size)):
+        yield unit
+
+
 class GatherCall(_PoolCall):
     """A map over an input that is all there.
 
@@ -110,7 +115,7 @@ class StreamCall(_PoolCall):
     ):
         super().__init__(driver, work, scheduler)
         self._inbox: SimpleQueue[Outcomes | None] = SimpleQueue()
-        self._chunksize = chunksize
+        self._unit = chunksize or 1  # items that are fed together
         self._error: BaseException | None = None
         self._ended = ended
         self._over = False
@@ -152,7 +157,8 @@ class StreamCall(_PoolCall):
     def consumed(self, items: int) -> None:
         """The reader has handed on so many results: there is room for more."""
         self._driver.consumed(self, items)
-        self._room.set()
+        if self.scheduler.hungry:
+            self._room.set()
 
     def let_go(self) -> None:
         """Nobody will read any more. Of what nobody has begun to read, the rest is run for its effects."""
@@ -166,10 +172,7 @@ class StreamCall(_PoolCall):
 
     def _feed(self, source: Iterator[Any]) -> None:
         try:
-            if self._chunksize is None:
-                self._feed_items(source)
-            else:
-                self._feed_chunks(source, self._chunksize)
+            self._feed_from(source)
         except BaseException as error:
             self._error = as_item_error(error)
         finally:
@@ -178,36 +181,34 @@ class StreamCall(_PoolCall):
                 self._driver.feed(self, self._take_pulled(), ended=True)
             self.resolve()
 
-    def _feed_chunks(self, source: Iterator[Any], chunksize: int) -> None:
-        while self._wait_for_room(chunksize) and (chunk := list(islice(source, chunksize))):
-            self._driver.feed(self, chunk)
-            del chunk
+    def _feed_from(self, source: Iterator[Any]) -> None:
+        """An item at a time, or a chunk, for the next may be long in coming: what is there must not wait.
 
-    def _feed_items(self, source: Iterator[Any]) -> None:
-        """One at a time, for the next may be long in coming: what is there must not wait for it."""
-        room = self._wait_for_room(1)
-        while room:
-            for item in source:
-                self._pulled.append(item)
-                del item
-                room -= 1
-                if self.scheduler.hungry or not room:
-                    break
-            else:
-                return
-            with self._feeding:
-                self._driver.feed(self, self._take_pulled())
-            room = self._wait_for_room(1)
+        Where the input raises, a chunk that is not complete is lost, as with multiprocessing.
+        """
+        units = source if self._unit == 1 else _units(source, self._unit)
+        add = self._pulled.append if self._unit == 1 else self._pulled.extend
+        room = self._wait_for_room()
+        for unit in units if room else ():
+            add(unit)
+            del unit
+            room -= self._unit
+            if room < self._unit or self.scheduler.hungry:
+                with self._feeding:
+                    self._driver.feed(self, self._take_pulled())
+                room = self._wait_for_room()
+                if not room:
+                    return
 
     def _take_pulled(self) -> list[Any]:
         return [self._pulled.popleft() for _ in range(len(self._pulled))]
 
-    def _wait_for_room(self, least: int) -> int:
-        """How many items may be pulled, at least so many; 0 where nobody wants them any more."""
+    def _wait_for_room(self) -> int:
+        """How many items may be pulled; 0 where nobody wants them any more."""
         while not self._over:
             self._room.clear()
             wanted = self.scheduler.wanted
-            if wanted >= least:
+            if wanted >= self._unit:
                 return wanted
             self._room.wait()
         return 0
@@ -219,7 +220,8 @@ class StreamCall(_PoolCall):
 
         The feeder looks whether it is after each item. So one of the two sees it, whoever comes second.
         """
-        self._room.set()
+        if self.scheduler.hungry:
+            self._room.set()
         while self._pulled and self.scheduler.hungry and self._feeding.acquire(blocking=False):
             try:
                 self._driver.feed(self, self._take_pulled())

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import Any
 
-from ._calls import Task, TaskFuture
 from ._driver import Driver
-from ._opening import open_tasks
-from ._work import Work
-from .backends import new_backend
 
 __all__ = ["CallbackThread", "TaskQueue", "Workshop"]
 
@@ -26,38 +23,50 @@ class CallbackThread:
 
     def __init__(self) -> None:
         self.muted = False
+        self._closed = False
         self._starting = threading.Lock()
-        self._driver: Driver | None = None
-        self._thread: int | None = None
+        self._thread: threading.Thread | None = None
+        self._queue: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
 
     def run(self, function: Callable[[], object]) -> None:
+        """Have a function called, which does not raise."""
+        self._queue.put(function)
         with self._starting:
-            if self._driver is None:
-                options = {"thread_name_prefix": "parallelkit-callbacks"}
-                self._driver = Driver(new_backend("thread", 1, options), daemon=True)
-                self._tasks = open_tasks(self._driver)
-        work = Work(self._run, "call")
-        try:
-            self._tasks.submit(Task(work, (function,), {}, TaskFuture(self._driver.backend)))
-        except RuntimeError:  # closed meanwhile, and muted: what is left to do does not wait
-            function()
-
-    def _run(self, function: Callable[[], object]) -> None:
-        self._thread = threading.get_ident()
-        function()
+            if self._thread is None and not self._closed:
+                thread = threading.Thread(target=self._serve, name="parallelkit-callbacks", daemon=True)
+                thread.start()
+                self._thread = thread
+        if self._closed:
+            self._call_what_waits()
 
     def is_here(self) -> bool:
         """Whether the calling thread is the one that runs the callbacks."""
-        return self._thread == threading.get_ident()
+        return self._thread is threading.current_thread()
 
     def close(self) -> None:
         """Run what waits, and no more. May be called from anywhere."""
-        if self._driver is not None:
-            self._driver.close()
+        self._closed = True
+        self._queue.put(None)
 
     def join(self) -> None:
-        if self._driver is not None and not self.is_here():
-            self._driver.join()
+        if self._thread is not None and not self.is_here():
+            self._thread.join()
+
+    def _serve(self) -> None:
+        while (function := self._queue.get()) is not None:
+            function()
+            del function
+        self._call_what_waits()
+
+    def _call_what_waits(self) -> None:
+        """Nobody else calls it any more."""
+        while True:
+            try:
+                function = self._queue.get_nowait()
+            except Empty:
+                return
+            if function is not None:
+                function()
 
 
 class TaskQueue:

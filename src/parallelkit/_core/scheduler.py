@@ -142,6 +142,7 @@ class Scheduler:
         self._retries = retries
         self._align = align
         self._divisible = divisible
+        self._unit = 1 if divisible else splitter.size(None, workers)  # what a worker needs to have work
         self._pending: deque[Chunk] = deque()
         self.waiting = 0  # items in pending chunks
         self._flights: dict[int, Flight] = {}
@@ -184,7 +185,7 @@ class Scheduler:
     @property
     def hungry(self) -> bool:
         """Workers may run dry before the items that are pulled are spent."""
-        return self.waiting < self.workers and not self._ended
+        return self.waiting < self.workers * self._unit and not self._ended
 
     @property
     def wanted(self) -> int:
