@@ -298,15 +298,18 @@ class TestCallbacks:
 
     def test_one_may_terminate_the_pool_and_then_there_are_no_more(self, context: Any) -> None:
         found: list[Any] = []
+        asked = threading.Event()
         pool = context.Pool(2)
 
         def stop(value: int) -> None:
+            asked.wait()
             found.append(value)
             pool.terminate()
 
         results = [
             pool.apply_async(faults.same, (i,), callback=stop, error_callback=found.append) for i in range(50)
         ]
+        asked.set()
         for result in results:
             result.wait(30)
         pool.join()

@@ -81,7 +81,8 @@ class Pool(multiprocessing.pool.Pool):
         initializer, initargs: called in each worker when it starts.
         maxtasksperchild: a worker is replaced after so many tasks. One call of `apply` is a task, and so is a
             chunk of a map; without a chunksize, a map counts as 4 tasks for each worker.
-        context: a context of multiprocessing; None for the one that `multiprocessing.get_context()` gives.
+        context: a context of multiprocessing, or the name of a start method; None for the one that
+            `multiprocessing.get_context()` gives.
 
     Raises:
         ValueError: a number is out of its range.
@@ -102,7 +103,7 @@ class Pool(multiprocessing.pool.Pool):
         context: Any = None,
     ):
         self._state = INIT
-        self._ctx = context or multiprocessing.get_context()
+        self._ctx = multiprocessing.get_context(context) if isinstance(context, str | None) else context
         self._maxtasksperchild = maxtasksperchild
         self._open("process", processes, initializer, initargs)
 
