@@ -53,18 +53,20 @@ class WorkerName(str):
 class Portable:
     """An object that travels to a worker as the worker starts, by value if need be.
 
-    Only then may locks, queues and shared arrays of multiprocessing travel.
+    Only then may locks, queues and shared arrays of multiprocessing travel. It is unpickled when it is asked
+    for: what the script defines then meets the `__main__` that the worker keeps.
     """
 
-    def __init__(self, value: Any):
-        self.value = value
+    def __init__(self, value: Any, pickled: bytes | None = None):
+        self._value = value
+        self._pickled = pickled
+
+    @property
+    def value(self) -> Any:
+        return self._value if self._pickled is None else loads(self._pickled)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpacked, (dumps(self.value),)
-
-
-def _unpacked(pickled: bytes) -> Portable:
-    return Portable(loads(pickled))
+        return Portable, (None, dumps(self._value))
 
 
 def serve(
