@@ -400,7 +400,7 @@ os.waitpid(child, 0)
 assert list(stream) == list(range(1, 100))
 """
     )
-    assert said.startswith("this Executor belongs to the parent process")
+    assert said.startswith("this Executor (or Pool) belongs to the parent process")
 
 
 lock = threading.Lock()  # a global of a module travels by reference; of a script, it cannot travel

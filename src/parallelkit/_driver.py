@@ -435,7 +435,7 @@ class Driver:
         """RuntimeError where this process was forked from the one that the driver belongs to."""
         if self.inherited:
             raise RuntimeError(
-                "this Executor belongs to the parent process, from which this one was forked; "
+                "this Executor (or Pool) belongs to the parent process, from which this one was forked; "
                 "make a new Executor here"
             )
 
