@@ -553,6 +553,19 @@ class TestOddUses:
         assert [process.exitcode for process in made[:2]] == [-signal.SIGKILL] * 2
 
 
+    @pytest.mark.slow
+    def test_two_hundred_workers_fit_in_the_usual_limit_of_descriptors(self, run_program: Any) -> None:
+        program = """
+import resource
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+import parallelkit
+with parallelkit.get_context("forkserver").Pool(200) as pool:
+    print(sum(pool.map(lambda x: x * x, range(1000))))
+"""
+        assert run_program(program) == "332833500\n"
+
+
 class TestThreads:
     def test_a_local_initializer_and_lambdas(self) -> None:
         local = threading.local()
