@@ -16,15 +16,16 @@ import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
 import parallelkit
-from parallelkit import InitializerFailed, Pool, RemoteError, ThreadPool, WorkerDied
+from parallelkit import InitializerFailed, Pool, RemoteError, SerializationError, ThreadPool, WorkerDied
 from programs import faults
-from programs.watching import METHODS, wait_until_gone
+from programs.watching import METHODS, PATIENCE, run, wait_until_gone
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -130,6 +131,35 @@ class TestInitializers:
 
         with parallelkit.get_context("fork").Pool(1, initialize) as pool:
             assert pool.apply(abs, (-1,)) == 1
+
+    def test_what_it_is_given_may_be_what_it_assigns(self, context: Any, tmp_path: Path) -> None:
+        """The usual program: an initializer that gives its arguments the names that they have outside."""
+        program = f"""
+import parallelkit
+context = parallelkit.get_context({context.get_start_method()!r})
+counter = lock = None
+state = None
+
+def setup(given_counter, given_lock, given_queue, given_state):
+    global counter, lock, queue, state
+    counter, lock, queue, state = given_counter, given_lock, given_queue, given_state
+
+def work(item):
+    with lock:
+        counter.value += item
+    queue.put(item)
+    return state
+
+counter, lock, queue = context.Value("i", 0), context.Lock(), context.Queue()
+with context.Pool(2, setup, (counter, lock, queue, "ready")) as pool:
+    assert pool.map(work, range(5)) == ["ready"] * 5
+    assert sorted(queue.get(timeout=30) for _ in range(5)) == list(range(5))
+    assert counter.value == 10
+    assert pool.apply(setup, (counter.value, 1, 2, 3)) is None
+"""
+        path = tmp_path / "program.py"
+        path.write_text(program)
+        assert run([path]) == ("", "")
 
 
 class TestStreams:
@@ -363,6 +393,38 @@ class TestWhatCannotTravel:
             pickle.dumps(pool)
 
 
+class TestConnections:
+    def test_they_travel_as_arguments_and_results(self, pool: Pool, context: Any) -> None:
+        ours, theirs = context.Pipe()
+        assert pool.apply(faults.send_and_return, (theirs, 5)) is None
+        assert ours.recv() == 5
+        back = pool.map(faults.same, [theirs])[0]
+        back.send(6)
+        assert ours.recv() == 6
+        for connection in (ours, theirs, back):
+            connection.close()
+
+
+class TestExceptionsOfSignalHandlers:
+    @pytest.mark.parametrize("error", [TimeoutError, queue.Empty, LookupError])
+    def test_they_pass_through(self, pool: Pool, error: type[Exception]) -> None:
+        def handle(*about: object) -> None:
+            raise error("of the handler")
+
+        before = signal.signal(signal.SIGALRM, handle)
+        try:
+            slow = pool.apply_async(time.sleep, (2,))
+            stream = pool.imap(time.sleep, [2])
+            for wait in (slow.wait, slow.get, lambda: slow.get(20), lambda: next(stream)):
+                signal.setitimer(signal.ITIMER_REAL, 0.05)
+                with pytest.raises(error, match="of the handler") as raised:
+                    wait()
+                assert type(raised.value) is error
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+
 class Held:
     """An argument, or a result, that a weak reference can be made to."""
 
@@ -416,6 +478,21 @@ class TestDroppedPools:
             result = context.Pool(1).map_async(abs, range(10))
             gc.collect()
             assert result.get(30) == list(range(10))
+
+    def test_what_its_streams_are_to_do_is_done(self, context: Any) -> None:
+        count = context.Value("i", 0)
+
+        def begin() -> None:
+            pool = context.Pool(2, faults.keep, (count,))
+            pool.imap(faults.count_up, iter(range(500)))
+            pool.close()
+
+        begin()
+        gc.collect()
+        deadline = time.monotonic() + PATIENCE
+        while count.value < 500 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert count.value == 500
 
     def test_results_that_do_not_come_any_more_say_so(self, context: Any) -> None:
         with context.Pool(1) as pool:
@@ -498,6 +575,60 @@ class TestOddUses:
             assert mine.map(abs, [-1]) == [1]
             assert [process.pid for process in made] == [worker.pid for worker in mine._pool]
 
+    def test_a_process_class_of_the_script(self, context: Any, tmp_path: Path) -> None:
+        method = context.get_start_method()
+        program = f"""
+import multiprocessing, parallelkit
+context = multiprocessing.get_context({method!r})
+
+class Mine(context.Process):
+    def run(self):
+        self.mark = 1
+        super().run()
+
+class Context(type(context)):
+    Process = Mine
+
+def kind(item):
+    return type(multiprocessing.current_process()).__name__
+
+if __name__ == "__main__":
+    with parallelkit.Pool(1, context=Context()) as pool:
+        assert pool.map(kind, [1]) == ["Mine"]
+"""
+        path = tmp_path / "program.py"
+        path.write_text(program)
+        assert run([path]) == ("", "")
+
+    def test_one_that_another_thread_closes_says_so(self) -> None:
+        for _ in range(20):
+            pool = ThreadPool(1)
+            closer = threading.Thread(target=pool.close)
+            with pytest.raises(ValueError, match="Pool not running"):
+                closer.start()
+                while True:
+                    pool.apply_async(abs, (1,))
+                    pool.map_async(abs, [1])
+                    pool.imap(abs, iter([1]))
+            closer.join()
+            pool.join()
+
+    def test_arguments_that_no_pool_takes_leave_nothing_to_complain_of(self, run_program: Any) -> None:
+        assert (
+            run_program("import parallelkit\ntry: parallelkit.Pool(1, bogus=1)\nexcept TypeError: pass") == ""
+        )
+        with pytest.raises(TypeError, match="initargs"):
+            Pool(1, abs, 5)  # type: ignore[arg-type]
+
+    def test_pickling_that_raises_systemexit_ends_an_item(self, pool: Pool) -> None:
+        class Leaves:
+            def __reduce__(self) -> str:
+                raise SystemExit(3)
+
+        for call in (lambda: pool.apply(abs, (Leaves(),)), lambda: pool.map(abs, [Leaves()])):
+            with pytest.raises(SerializationError, match="SystemExit"):
+                call()
+
     def test_names_and_numbers_of_workers(self, context: Any) -> None:
         with context.Pool(2) as pool:
             names = {name for name, _ in pool.map(faults.process_name, range(50), 1)}
@@ -551,7 +682,6 @@ class TestOddUses:
         with pytest.raises(BlockingIOError, match="no more processes"):
             Failing(5, context=context)
         assert [process.exitcode for process in made[:2]] == [-signal.SIGKILL] * 2
-
 
     @pytest.mark.slow
     def test_two_hundred_workers_fit_in_the_usual_limit_of_descriptors(self, run_program: Any) -> None:

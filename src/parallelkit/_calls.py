@@ -241,6 +241,13 @@ class TaskFuture(Future[Any]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         return super().exception(self._help(timeout))
 
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until it is done, or for so long. Only a signal handler raises here."""
+        left = self._help(timeout)
+        with self._condition:
+            if not self.done():
+                self._condition.wait(left)
+
     def _help(self, timeout: float | None) -> float | None:
         """Wait with the backend; what is left of the timeout."""
         if self._state != "RUNNING" or self.chunk_id is None:

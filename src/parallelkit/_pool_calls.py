@@ -8,13 +8,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from itertools import islice
 from queue import SimpleQueue
 from typing import Any
 
 from ._call import Call
-from ._calls import note_item
+from ._calls import TaskFuture, note_item
 from ._core.chunks import Chunk, Sliceable
 from ._core.outcome import Outcomes
 from ._core.scheduler import Fact, Flight, Scheduler
@@ -60,7 +59,7 @@ class GatherCall(_PoolCall):
 
     def __init__(self, driver: Driver, work: Work, scheduler: Scheduler, items: Sliceable):
         super().__init__(driver, work, scheduler)
-        self.future: Future[list[Any]] = Future()
+        self.future = TaskFuture(driver.backend)
         self.future.set_running_or_notify_cancel()
         self.left = len(items)
         self._pieces: list[Outcomes] = []
@@ -99,7 +98,7 @@ class StreamCall(_PoolCall):
     Args:
         items: the whole input where it can be sliced; else `source` is an iterator over it.
         chunksize: items that travel together, where the caller said so: then the iterator is read by as many.
-        ended: called when there is nothing more to do, perhaps more than once; it must not wait.
+        ended: called when there is nothing more to do; it must not wait.
     """
 
     def __init__(
@@ -117,7 +116,7 @@ class StreamCall(_PoolCall):
         self._inbox: SimpleQueue[Outcomes | None] = SimpleQueue()
         self._unit = chunksize or 1  # items that are fed together
         self._error: BaseException | None = None
-        self._ended = ended
+        self._ended: Callable[[], object] | None = ended
         self._over = False
         self._unread = False
         self._read = False
@@ -250,4 +249,6 @@ class StreamCall(_PoolCall):
 
     def resolve(self) -> None:
         if self._over:
-            self._ended()
+            ended, self._ended = self._ended, None  # it keeps the pool alive, and is not needed again
+            if ended is not None:
+                ended()

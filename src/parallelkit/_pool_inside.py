@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from ._driver import Driver
+from .errors import WorkerDied
 
-__all__ = ["CallbackThread", "TaskQueue", "Workshop"]
+__all__ = ["CallbackThread", "TaskQueue", "Workshop", "end", "read"]
+
+T = TypeVar("T")
 
 
 class CallbackThread:
@@ -97,3 +100,14 @@ class Workshop:
         process = self._make(self._context, **options)
         process.name = type(name)(process.name.replace("Process", "PoolWorker"))
         return process
+
+
+def end(driver: Driver, callbacks: CallbackThread) -> None:
+    """End all there is. May be called from anywhere: in the middle of a garbage collection, too."""
+    callbacks.muted = True
+    callbacks.close()
+    driver.close(kill=WorkerDied("the pool was terminated"))
+
+
+def read(iterable: Iterable[T]) -> Iterator[T]:
+    yield from iterable  # not before the first item is wanted: what is not iterable says so then

@@ -15,6 +15,7 @@ from time import monotonic
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from ._calls import TaskFuture
 from ._core.outcome import Outcomes
 from ._pool_calls import GatherCall, StreamCall
 from ._pool_inside import CallbackThread
@@ -53,7 +54,7 @@ class ApplyResult(multiprocessing.pool.ApplyResult[T], Generic[T]):
     def __init__(
         self,
         pool: Owner,
-        future: Future[T],
+        future: TaskFuture,
         callback: Callable[[T], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ):
@@ -87,9 +88,8 @@ class ApplyResult(multiprocessing.pool.ApplyResult[T], Generic[T]):
         pool = self._pool
         in_callback = self._called is not None and pool is not None and pool._callbacks.is_here()
         if self._called is None or in_callback:
-            try:
-                self._future.exception(timeout)
-            except TimeoutError:
+            self._future.wait(timeout)
+            if not self._future.done():
                 return
         if in_callback:  # a callback that waits for another one: it is called here
             self._call_back()
@@ -110,7 +110,8 @@ class ApplyResult(multiprocessing.pool.ApplyResult[T], Generic[T]):
         try:
             if error is not None:
                 raise error
-            return self._future.result()
+            result: T = self._future.result()
+            return result
         finally:
             del self, error  # a traceback holds the frame, which would hold the error
 
@@ -240,6 +241,8 @@ class IMapIterator(_IMapIterator[T], Generic[T]):
         try:
             outcomes = self._call.take(timeout)
         except Empty:
+            if timeout is None:
+                raise  # of a signal handler
             raise multiprocessing.TimeoutError from None
         except Exception as error:
             failure = as_multiprocessing(error)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import multiprocessing
 import multiprocessing.pool
+import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from multiprocessing import TimeoutError, util
 from multiprocessing.context import BaseContext
@@ -23,7 +24,7 @@ from ._driver import Driver
 from ._opening import READ_AHEAD_ITEMS, open_tasks, splitter
 from ._options import check_count
 from ._pool_calls import GatherCall, StreamCall
-from ._pool_inside import CallbackThread, TaskQueue, Workshop
+from ._pool_inside import CallbackThread, TaskQueue, Workshop, end, read
 from ._pool_results import (
     ApplyResult,
     AsyncResult,
@@ -35,7 +36,7 @@ from ._pool_results import (
 from ._work import Work
 from .backends import new_backend
 from .cpus import cpu_count
-from .errors import ParallelError, WorkerDied
+from .errors import ParallelError
 
 __all__ = [
     "CLOSE",
@@ -94,6 +95,8 @@ class Pool(multiprocessing.pool.Pool):
     [1, 2, 3]
     """
 
+    _state = INIT  # for __del__, where __init__ raises
+
     def __init__(
         self,
         processes: int | None = None,
@@ -102,7 +105,6 @@ class Pool(multiprocessing.pool.Pool):
         maxtasksperchild: int | None = None,
         context: Any = None,
     ):
-        self._state = INIT
         self._ctx = multiprocessing.get_context(context) if isinstance(context, str | None) else context
         self._maxtasksperchild = maxtasksperchild
         self._open("process", processes, initializer, initargs)
@@ -123,6 +125,8 @@ class Pool(multiprocessing.pool.Pool):
             raise ValueError("maxtasksperchild must be a positive int or None")
         if not (initializer is None or callable(initializer)):
             raise TypeError("initializer must be a callable")
+        if not hasattr(initargs, "__iter__"):
+            raise TypeError(f"initargs must be a tuple of arguments, not {initargs!r}")
         self._initializer, self._initargs = initializer, initargs
         options: dict[str, Any] = {}
         if initializer is not None:
@@ -140,12 +144,12 @@ class Pool(multiprocessing.pool.Pool):
         try:
             driver.backend.populate()
         except BaseException:
-            _end(driver, self._callbacks)
+            end(driver, self._callbacks)
             driver.join()
             raise
         self._tasks = open_tasks(driver)
         # When the pool is dropped, or the program ends.
-        self._terminate = util.Finalize(self, _end, args=(driver, self._callbacks), exitpriority=15)
+        self._terminate = util.Finalize(self, end, args=(driver, self._callbacks), exitpriority=15)
         self._state = RUN
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn, _running: str = RUN) -> None:
@@ -191,7 +195,7 @@ class Pool(multiprocessing.pool.Pool):
         future = TaskFuture(self._driver.backend)
         task = Task(Work(func, "call"), cast("tuple[Any, ...]", args), cast("dict[str, Any]", kwds), future)
         try:
-            self._tasks.submit(task)
+            self._begin(lambda: self._tasks.submit(task))
         except ParallelError as error:  # no worker can be had
             future.set_exception(error)
         return ApplyResult(self, future, callback, error_callback)
@@ -263,7 +267,7 @@ class Pool(multiprocessing.pool.Pool):
             ordered=False,
             divisible=chunksize is None,
         )
-        call = GatherCall(self._driver, work, scheduler, items)
+        call = self._begin(lambda: GatherCall(self._driver, work, scheduler, items))
         return MapResult(self, call, chunksize or 1, callback, error_callback)
 
     # Many items, and the results as they come
@@ -295,9 +299,9 @@ class Pool(multiprocessing.pool.Pool):
         chunksize: int | None,
     ) -> IMapIterator[T]:
         self._check_running()
+        check_count("chunksize", chunksize, least=-sys.maxsize)
         if chunksize is not None and chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
-        check_count("chunksize", chunksize)
         items: Any = None
         if sliceable(iterable):
             items = list(iterable) if isinstance(iterable, list) else iterable
@@ -310,14 +314,16 @@ class Pool(multiprocessing.pool.Pool):
         )
         job = next(theirs.job_counter)
         self._cache[job] = None  # not the iterator, which may be dropped
-        call = StreamCall(
-            self._driver,
-            work,
-            scheduler,
-            items=items,
-            source=None if items is not None else _read(iterable),
-            chunksize=chunksize,
-            ended=partial(self._cache.pop, job, None),
+        call = self._begin(
+            lambda: StreamCall(
+                self._driver,
+                work,
+                scheduler,
+                items=items,
+                source=None if items is not None else read(iterable),
+                chunksize=chunksize,
+                ended=partial(self._forget, job),
+            )
         )
         return kind(self, call)
 
@@ -361,6 +367,17 @@ class Pool(multiprocessing.pool.Pool):
     def __exit__(self, *exc_info: object) -> None:
         self.terminate()
 
+    def _begin(self, make: Callable[[], T]) -> T:
+        try:
+            return make()
+        except RuntimeError:
+            self._check_running()  # another thread may have closed it meanwhile
+            raise
+
+    def _forget(self, job: int) -> None:
+        """A stream has ended. As long as it has not, it keeps the pool alive, which nobody else may hold."""
+        self._cache.pop(job, None)
+
     def _check_running(self) -> None:
         if self._state != RUN:
             raise ValueError("Pool not running")
@@ -395,7 +412,6 @@ class ThreadPool(Pool, multiprocessing.pool.ThreadPool):
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
     ):
-        self._state = INIT
         self._maxtasksperchild = None
         self._open("thread", processes, initializer, initargs)
 
@@ -405,17 +421,6 @@ class ThreadPool(Pool, multiprocessing.pool.ThreadPool):
         for thread in self._ending:
             if thread is not threading.current_thread():
                 thread.join()
-
-
-def _end(driver: Driver, callbacks: CallbackThread) -> None:
-    """End all there is. May be called from anywhere: in the middle of a garbage collection, too."""
-    callbacks.muted = True
-    callbacks.close()
-    driver.close(kill=WorkerDied("the pool was terminated"))
-
-
-def _read(iterable: Iterable[T]) -> Iterator[T]:
-    yield from iterable  # not before the first item is wanted: what is not iterable says so then
 
 
 class _PoolContext(BaseContext):

@@ -326,6 +326,10 @@ def count_up(item: int) -> int:
     return item
 
 
+def send_and_return(connection: Any, item: object) -> None:
+    connection.send(item)
+
+
 def process_name(item: object) -> tuple[str, int]:
     """The name of this process, and its number among those that its parent has started."""
     process = multiprocessing.current_process()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 import sys
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 __all__ = ["Heritage"]
@@ -44,7 +45,7 @@ class Heritage:
                 self._globals.pop(name, None)
 
 
-class _Pickler(pickle.Pickler):
+class _Pickler(ForkingPickler):
     def __init__(self, file: io.BytesIO, inherited: dict[str, object]):
         super().__init__(file, 5)
         self._inherited = inherited

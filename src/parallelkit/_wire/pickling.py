@@ -81,8 +81,16 @@ def dumps_by_reference(obj: object, heritage: Heritage | None = None) -> bytes |
         # A mention of a global holds the name of its module, "__main__" or "__mp_main__". These bytes may
         # be there by chance, which costs time and nothing else.
         if b"_main__" not in pickled:
-            return pickled
+            # A plain pickle of a connection has the number of a descriptor, which is another one elsewhere.
+            return _dumps_handles(obj) if b"multiprocessing" in pickled else pickled
     return None if heritage is None else heritage.dumps(obj)
+
+
+def _dumps_handles(obj: object) -> bytes:
+    """As multiprocessing pickles, which sends descriptors along."""
+    from multiprocessing.reduction import ForkingPickler
+
+    return bytes(ForkingPickler.dumps(obj, 5))
 
 
 def _mentions_registered(pickled: bytes) -> bool:

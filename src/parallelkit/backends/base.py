@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from .._core.chunks import Chunk, Cut
@@ -193,7 +194,8 @@ class LazyBackend(Backend):
         """From now on a worker may be started."""
         self._unstarted.add(worker)
         if self._populated:
-            self._start(worker)
+            with suppress(Exception):  # then its first chunk tries again
+                self._start(worker)
         self._post(WorkerJoined(worker))
 
     def _join_in_place_of(self, worker: int) -> None:

@@ -94,7 +94,9 @@ class ProcessBackend(LazyBackend):
         try:
             peer = self._peers.get(worker) or self._start(worker)
         except Exception as error:
-            self._break(_start_failed(error))
+            # Not broken: what is missing, processes or descriptors, may be there for the next.
+            failure = _start_failed(error)
+            self._post(Rejected(chunk_id, dict.fromkeys(range(chunk.start, chunk.stop), failure)))
             return
         if peer is not None:
             self._carriers[chunk_id] = peer
@@ -115,7 +117,9 @@ class ProcessBackend(LazyBackend):
                 else:
                     key, body = self._pickled(work)
                     retired = []
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             failure = SerializationError(
                 f"the function cannot be pickled: {type(error).__name__}: {error}", part="function"
             )
@@ -126,7 +130,9 @@ class ProcessBackend(LazyBackend):
         items = chunk.items
         try:
             extra = dumps(items, heritage=self._heritage)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             failures = {chunk.start + offset: cause for offset, cause in unpicklable(items).items()}
             raise _Unpicklable(
                 {index: _item_failed(cause) for index, cause in failures.items()}
@@ -188,10 +194,13 @@ class ProcessBackend(LazyBackend):
         arguments: tuple[Any, ...] = ()
         if self._initializer is not None:
             function, arguments = self._initializer.func, self._initializer.args
-            if self._context.get_start_method() == "fork" and self._heritage is None:
-                # A forked worker has the function, but must see whose globals it sets.
-                function = dumps(function)
-        return self._context.Process(
+            if self._heritage is None:
+                try:
+                    # By value also to a forked worker, which has it but must see whose globals it sets.
+                    function = dumps(function)
+                except Exception:
+                    pass  # it may be one that travels while a process starts: a method of a lock
+        process = self._context.Process(
             target=serve,
             args=(
                 chunks,
@@ -207,6 +216,9 @@ class ProcessBackend(LazyBackend):
             ),
             name=WorkerName(f"parallelkit-{self._index(worker)}"),
         )
+        if type(process).__module__ in ("__main__", "__mp_main__"):
+            process.name = str(process.name)  # a class of the script: its process must import that
+        return process
 
     # Up
 
@@ -262,10 +274,7 @@ class ProcessBackend(LazyBackend):
         error = peer.given_up_for or _died(self._index(peer.worker), exitcode, indices)
         self._post(WorkerLeft(peer.worker, error, claimed))
         if not (self._closed or self._broken):
-            try:
-                self._join_in_place_of(peer.worker)
-            except Exception as failure:  # it was to be started at once
-                self._break(_start_failed(failure))
+            self._join_in_place_of(peer.worker)
 
     def _break(self, error: Exception) -> None:
         """No worker can be had: none is started any more."""
@@ -390,7 +399,7 @@ def _start_failed(cause: BaseException) -> InitializerFailed:
 def _dies_at_start(exitcode: int | None) -> InitializerFailed:
     return InitializerFailed(
         f"{START_ATTEMPTS} workers in a row ended before they were ready, the last one {_ending(exitcode)}; "
-        "look at the initializer, and at what the modules do that it needs"
+        "look at the initializer, if there is one, and at what the modules do that it needs"
     )
 
 
