@@ -683,6 +683,30 @@ if __name__ == "__main__":
             Failing(5, context=context)
         assert [process.exitcode for process in made[:2]] == [-signal.SIGKILL] * 2
 
+    def test_a_successor_that_cannot_be_started_is_tried_again(self, context: Any) -> None:
+        class Failing(Pool):
+            def Process(self, *arguments: Any, **options: Any) -> Any:  # noqa: N802
+                process = super().Process(*arguments, **options)
+                made.append(process)
+                if len(made) in (2, 3, 5):
+                    process.start = self.refuse
+                return process
+
+            def refuse(self) -> None:
+                raise OSError("too many open files")
+
+        made: list[Any] = []
+        with Failing(1, maxtasksperchild=1, context=context) as pool:
+            found = []
+            for item in range(8):
+                try:
+                    found.append(pool.apply(abs, (item,)))
+                except InitializerFailed as error:
+                    assert isinstance(error.__cause__, OSError)
+        assert set(found) <= set(range(8))
+        assert len(found) >= 5
+        assert found[-1] == 7
+
     @pytest.mark.slow
     def test_two_hundred_workers_fit_in_the_usual_limit_of_descriptors(self, run_program: Any) -> None:
         program = """
