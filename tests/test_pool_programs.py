@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import multiprocessing.pool
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def test_tqdm(theirs: Any, ours: Any) -> None:
     def results(pool: Any, bar: Any) -> list[int]:
         return sorted(bar(pool.imap_unordered(abs, range(-500, 500)), total=1000, file=io.StringIO()))
 
-    class Bar(tqdm):  # type: ignore[misc, valid-type]
+    class Bar(tqdm):
         def close(self) -> None:
             ended.append(self.n)
             super().close()
@@ -164,6 +165,13 @@ def test_parmap(theirs: Any, ours: Any, pools_made: list[str]) -> None:
 # ---------------------------------------------------------------- programs that make their own
 
 NAMES = ["multiprocessing.Pool", "multiprocessing.pool.Pool"]
+"""Where programs look for it; contexts look for the second one."""
+
+SLOW_TO_SPAWN = [
+    pytest.param(method, marks=pytest.mark.slow) if method == "spawn" else method for method in METHODS
+]
+
+SET_METHOD = "multiprocessing.set_start_method(sys.argv[1])"
 
 RUNNER = """
 import runpy, sys
@@ -194,8 +202,8 @@ class Program:
         self._file.write_text(text)
 
     def run(self, *arguments: str) -> str:
-        out, err = run([self._file, *arguments], cwd=self._folder)
-        assert not err
+        """What it prints. Their workers complain when a pool is ended while one of them is starting."""
+        out, _ = run([self._file, *arguments], cwd=self._folder)
         return out
 
     def run_with_ours(self, *arguments: str, names: list[str]) -> tuple[str, list[str]]:
@@ -218,8 +226,6 @@ import random
 import sys
 import time
 from collections import namedtuple
-
-{imports}
 
 Point = namedtuple("Point", "x y")
 
@@ -271,7 +277,7 @@ def sleep(seconds):
 
 def lines():
     for number in range(20):
-        yield f"line {{number}}"
+        yield f"line {number}"
 
 
 def broken_lines():
@@ -280,14 +286,14 @@ def broken_lines():
 
 
 def maps():
-    pool = {pool}(2)
+    pool = multiprocessing.Pool(2)
     print(pool.map(square, range(100)))
     print(pool.map(square, range(10), chunksize=3), pool.map(square, iter(range(10)), 1))
-    print(pool.map(len, {{"one": 1, "three": 3}}), pool.map(str.upper, "text"), pool.map(square, []))
+    print(pool.map(len, {"one": 1, "three": 3}), pool.map(str.upper, "text"), pool.map(square, []))
     print(pool.map(Scale(3), range(5)), pool.map(Scale(3).shift, range(5)), pool.map(Scale, [1])[0].factor)
     print(pool.starmap(power, [(2, 3), (3,), [4, 1]]), pool.starmap(power, zip(range(5), range(5)), 2))
     print(pool.map(flip, [Point(1, 2)]), pool.map(flip, [Point("x", None)])[0].x)
-    print(pool.apply(power, (2,), {{"exponent": 5}}), pool.apply(power, [7]))
+    print(pool.apply(power, (2,), {"exponent": 5}), pool.apply(power, [7]))
     print(list(pool.imap(slowly, range(30))), list(pool.imap(len, lines(), chunksize=4)))
     print(sorted(pool.imap_unordered(slowly, range(30))), sorted(pool.imap_unordered(square, range(9), 2)))
     pool.close()
@@ -301,8 +307,8 @@ def maps():
 
 def results_to_come():
     came, failed = [], []
-    with {pool}(processes=2) as pool:
-        results = [pool.apply_async(picky, (x,), {{}}, came.append, failed.append) for x in range(9)]
+    with multiprocessing.Pool(processes=2) as pool:
+        results = [pool.apply_async(picky, (x,), {}, came.append, failed.append) for x in range(9)]
         for result in results:
             result.wait()
         print(sorted(came), sorted(error.item for error in failed))
@@ -319,7 +325,7 @@ def results_to_come():
 
 
 def errors():
-    with {pool}(2) as pool:
+    with multiprocessing.Pool(2) as pool:
         for call in (
             lambda: pool.map(picky, range(6)),
             lambda: pool.apply(picky, (3,)),
@@ -355,7 +361,7 @@ def count(step):
 
 def shared_state():
     counter = multiprocessing.Value("i", 0, lock=False)
-    with {pool}(2, initializer=remember, initargs=(counter, multiprocessing.Lock())) as pool:
+    with multiprocessing.Pool(2, initializer=remember, initargs=(counter, multiprocessing.Lock())) as pool:
         workers = pool.map(count, range(100))
         print(counter.value, os.getpid() in workers, len(set(workers)) <= 2)
         children = multiprocessing.active_children()
@@ -363,59 +369,76 @@ def shared_state():
 
 
 def short_lives():
-    with {pool}(2, maxtasksperchild=1) as pool:
+    with multiprocessing.Pool(2, maxtasksperchild=1) as pool:
         print(len(set(pool.map(sleep, [0] * 6, chunksize=1))))
-        print(len({{pool.apply(sleep, (0,)) for _ in range(4)}}))
-
-
-def one_liners():
-    print({pool}(2).map(square, range(5)))
-    print(list({pool}(2).imap(square, range(5))))
-    print({pool}(2).apply_async(square, (5,)).get())
+        print(len({pool.apply(sleep, (0,)) for _ in range(4)}))
 
 
 if __name__ == "__main__":
-    {start}
+    multiprocessing.set_start_method(sys.argv[1])
     maps()
     results_to_come()
     errors()
     shared_state()
     short_lives()
-    one_liners()
 """
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SLOW_TO_SPAWN)
 def test_a_program_that_knows_nothing(program: Callable[[str], Program], method: str, name: str) -> None:
-    start = "multiprocessing.set_start_method(sys.argv[1])"
-    calls = program(CALLS.format(pool="multiprocessing.Pool", imports="", start=start))
+    calls = program(CALLS)
     out, made = calls.run_with_ours(method, names=[OUR_POOL % name])
-    assert made == ["Pool"] * 8
+    assert made == ["Pool"] * 5
     assert out == calls.run(method)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SLOW_TO_SPAWN)
 def test_a_program_with_a_context(program: Callable[[str], Program], method: str) -> None:
-    context = f"context = multiprocessing.get_context({method!r})"
-    text = CALLS.replace("multiprocessing.Value(", "context.Value(").replace(
-        "multiprocessing.Lock(", "context.Lock("
-    )
     calls = program(
-        text.format(pool="context.Pool", imports=context, start="multiprocessing.freeze_support()")
+        "import multiprocessing, sys\n"
+        "context = multiprocessing.get_context(sys.argv[1])\n"
+        + re.sub(r"multiprocessing\.(Pool|Value|Lock)\(", r"context.\1(", CALLS).replace(SET_METHOD, "pass")
     )
-    out, made = calls.run_with_ours(names=[OUR_POOL % "multiprocessing.pool.Pool"])
-    assert made == ["Pool"] * 8
-    assert out == calls.run()
+    out, made = calls.run_with_ours(method, names=[OUR_POOL % "multiprocessing.pool.Pool"])
+    assert made == ["Pool"] * 5
+    assert out == calls.run(method)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_program_that_imports_the_name(program: Callable[[str], Program], name: str) -> None:
-    imports = f"from {name.rpartition('.')[0]} import Pool"
-    calls = program(CALLS.format(pool="Pool", imports=imports, start="pass"))
+    imports = f"from {name.rpartition('.')[0]} import Pool\n"
+    calls = program(imports + CALLS.replace("multiprocessing.Pool(", "Pool(").replace(SET_METHOD, "pass"))
     out, made = calls.run_with_ours(names=[OUR_POOL % name])
-    assert made == ["Pool"] * 8
+    assert made == ["Pool"] * 5
     assert out == calls.run()
+
+
+DROPPED = """
+import multiprocessing
+import sys
+
+
+def square(x):
+    return x * x
+
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    print(multiprocessing.Pool(2).map(square, range(5)))
+    print(list(multiprocessing.Pool(2).imap(square, range(5))))
+    print(multiprocessing.Pool(2).apply_async(square, (5,)).get())
+    pool = multiprocessing.Pool(2)
+    print(pool.starmap(pow, [(2, 3), (3, 2)]))
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_program_that_ends_no_pool(program: Callable[[str], Program], method: str) -> None:
+    """With theirs it hangs when it ends, one time in two hundred, so it is not run with theirs."""
+    out, made = program(DROPPED).run_with_ours(method, names=[OUR_POOL % "multiprocessing.pool.Pool"])
+    assert made == ["Pool"] * 4
+    assert out == "[0, 1, 4, 9, 16]\n[0, 1, 4, 9, 16]\n25\n[8, 9]\n"
 
 
 SUBCLASS = """
@@ -533,7 +556,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", SLOW_TO_SPAWN)
 def test_joblib(program: Callable[[str], Program], method: str) -> None:
     """It derives its own class from `multiprocessing.pool.Pool`."""
     pytest.importorskip("joblib")
