@@ -93,6 +93,45 @@ def test_a_traceback_shows_the_source_of_a_script(place: Place) -> None:
     assert not err
 
 
+def test_classes_with_slots(place: Place) -> None:
+    (place.folder / "a script.py").write_text(
+        """
+import os
+from dataclasses import dataclass
+from parallelkit import Executor
+
+@dataclass(slots=True)
+class Point:
+    x: int
+
+class Private:
+    __slots__ = ("__x", "__weakref__")
+    def __init__(self, x):
+        self.__x = x
+    def x(self):
+        return self.__x
+
+class Below(Private):
+    __slots__ = "y"
+
+def make(x):
+    below = Below(x)
+    below.y = 2 * x
+    return Point(x), below
+
+def take(pair):
+    point, below = pair
+    return point.x, below.x(), below.y, hasattr(point, "__dict__"), hasattr(below, "__dict__")
+
+with Executor("process", 1, os.environ["START_METHOD"]) as executor:
+    made = list(executor.map(make, range(3)))
+    assert [type(point) is Point and type(below) is Below for point, below in made] == [True] * 3
+    assert list(executor.map(take, made)) == [(x, x, 2 * x, False, False) for x in range(3)]
+"""
+    )
+    assert place.run("a script.py") == ("", "")
+
+
 def test_a_script_on_stdin(place: Place) -> None:
     out, err = place.run("-", stdin=PROGRAM)
     assert not out

@@ -215,6 +215,24 @@ class TestStreams:
             todo.put(result + 1 if result < 100 else None)
         assert found == list(range(101))
 
+    def test_an_input_may_yield_the_same_object_changed(self, pool: Pool) -> None:
+        def counting() -> Iterator[list[int]]:
+            row = [0]
+            for row[0] in range(200):
+                yield row
+
+        for chunksize in (None, 1, 3):
+            assert list(pool.imap(sum, counting(), chunksize)) == list(range(200))
+
+    def test_who_leaves_does_not_end_what_runs(self, context: Any) -> None:
+        lock = context.Lock()
+        pool = context.Pool(2, faults.keep, (lock,))
+        for _ in pool.imap(faults.hold, range(50)):
+            break
+        pool.close()
+        pool.join()
+        assert lock.acquire(timeout=30), "a worker was killed while it had the lock"
+
     def test_many_threads_may_read_one(self, pool: Pool) -> None:
         stream = pool.imap_unordered(faults.same, iter(range(3000)))
         found: list[int] = []
@@ -436,6 +454,19 @@ def tracked(references: list[weakref.ref[Held]]) -> Held:
 
 
 @pytest.mark.parametrize("make", [ThreadPool, Pool])
+def test_none_is_not_a_function(make: Callable[..., Any]) -> None:
+    with make(1) as pool:
+        for call in (
+            lambda: pool.map(None, [1]),
+            lambda: pool.apply(None),
+            lambda: pool.starmap(None, [(1,)]),
+            lambda: next(pool.imap(None, [1])),
+        ):
+            with pytest.raises(TypeError, match="'NoneType' object is not callable"):
+                call()
+
+
+@pytest.mark.parametrize("make", [ThreadPool, Pool])
 def test_nothing_is_kept_alive(make: Callable[..., Any]) -> None:
     references: list[weakref.ref[Held]] = []
     with make(1) as pool:
@@ -641,6 +672,7 @@ if __name__ == "__main__":
         with ThreadPool(2) as pool:
             assert (pool._processes, len(pool._pool), pool._state) == (2, 2, "RUN")
             waits = pool.map_async(lambda item: go.wait(), range(10), chunksize=3)
+            assert (waits._success, waits._value) == (True, None)  # a manager looks at all there is
             more = pool.apply_async(abs, (-1,))
             assert pool._cache[waits._job] is waits
             assert len(pool._cache) == 2

@@ -49,7 +49,8 @@ class Driver:
     Attributes:
         closing: no new calls are taken.
         inherited: this process was forked from the one that the driver belongs to.
-        daemon: it does not keep the program from ending; whoever owns it ends it in time.
+        daemon: it does not keep the program from ending, whoever owns it ends it in time; and nothing that
+            runs is ended because its call was left.
     """
 
     def __init__(self, backend: Backend, *, daemon: bool = False):
@@ -289,7 +290,7 @@ class Driver:
                 if resolve:
                     owing, self._owing = self._owing, owing
                 close = self.closing and not self._calls and not self._closed.is_set()
-                stuck = self._stuck_workers() if close else set()
+                stuck = self._stuck_workers() if close and not self.daemon else set()
                 if close:
                     self._closed.set()
             carried = 0

@@ -183,9 +183,12 @@ class StreamCall(_PoolCall):
     def _feed_from(self, source: Iterator[Any]) -> None:
         """An item at a time, or a chunk, for the next may be long in coming: what is there must not wait.
 
-        Where the input raises, a chunk that is not complete is lost, as with multiprocessing.
+        Each is sealed: an input may yield one and the same object, changed each time. Where the input raises,
+        a chunk that is not complete is lost, as with multiprocessing.
         """
-        units = source if self._unit == 1 else _units(source, self._unit)
+        seal = self._driver.backend.seal
+        sealed = map(seal, source)
+        units = sealed if self._unit == 1 else _units(sealed, self._unit)
         add = self._pulled.append if self._unit == 1 else self._pulled.extend
         room = self._wait_for_room()
         for unit in units if room else ():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from ._driver import Driver
 from .errors import WorkerDied
 
-__all__ = ["CallbackThread", "TaskQueue", "Workshop", "end", "read"]
+__all__ = ["CallbackThread", "TaskQueue", "Workshop", "callee", "end", "read"]
 
 T = TypeVar("T")
 
@@ -107,6 +107,15 @@ def end(driver: Driver, callbacks: CallbackThread) -> None:
     callbacks.muted = True
     callbacks.close()
     driver.close(kill=WorkerDied("the pool was terminated"))
+
+
+def callee(function: Any) -> Any:
+    """The function to call. None is no function for a pool, while for the core it is the identity."""
+    return _call_none if function is None else function
+
+
+def _call_none(*_: object, **__: object) -> NoReturn:
+    raise TypeError("'NoneType' object is not callable")
 
 
 def read(iterable: Iterable[T]) -> Iterator[T]:

@@ -156,11 +156,11 @@ class ApplyResult(multiprocessing.pool.ApplyResult[T], Generic[T]):
 
     @property
     def _success(self) -> bool:
-        return self.successful()
+        return not self.ready() or self.successful()
 
     @property
     def _value(self) -> object:
-        return self._error() or self._future.result()
+        return (self._error() or self._future.result()) if self.ready() else None
 
 
 def _arrived(reference: weakref.ref[ApplyResult[Any]], _: Future[Any]) -> None:

@@ -24,7 +24,7 @@ from ._driver import Driver
 from ._opening import READ_AHEAD_ITEMS, open_tasks, splitter
 from ._options import check_count
 from ._pool_calls import GatherCall, StreamCall
-from ._pool_inside import CallbackThread, TaskQueue, Workshop, end, read
+from ._pool_inside import CallbackThread, TaskQueue, Workshop, callee, end, read
 from ._pool_results import (
     ApplyResult,
     AsyncResult,
@@ -193,7 +193,8 @@ class Pool(multiprocessing.pool.Pool):
         """
         self._check_running()
         future = TaskFuture(self._driver.backend)
-        task = Task(Work(func, "call"), cast("tuple[Any, ...]", args), cast("dict[str, Any]", kwds), future)
+        work = Work(callee(func), "call")
+        task = Task(work, cast("tuple[Any, ...]", args), cast("dict[str, Any]", kwds), future)
         try:
             self._begin(lambda: self._tasks.submit(task))
         except ParallelError as error:  # no worker can be had
@@ -260,7 +261,7 @@ class Pool(multiprocessing.pool.Pool):
         if not length:
             callback = error_callback = None  # theirs are not called for an input without items
         task_items = None if chunksize else max(1, -(-length // (CHUNKS_PER_WORKER * self._processes)))
-        work = Work(func, style, task_items=task_items)
+        work = Work(callee(func), style, task_items=task_items)
         scheduler = self._driver.new_scheduler(
             splitter(self._driver.backend, work, chunksize, sized=True, most=None),
             window=math.inf,
@@ -305,7 +306,7 @@ class Pool(multiprocessing.pool.Pool):
         items: Any = None
         if sliceable(iterable):
             items = list(iterable) if isinstance(iterable, list) else iterable
-        work = Work(func, task_items=1 if chunksize is None else None)
+        work = Work(callee(func), task_items=1 if chunksize is None else None)
         scheduler = self._driver.new_scheduler(
             splitter(self._driver.backend, work, chunksize, sized=items is not None, most=IN_FLIGHT_ITEMS),
             least_window=LEAST_WINDOW if items is None else READ_AHEAD_ITEMS,

@@ -326,6 +326,13 @@ def count_up(item: int) -> int:
     return item
 
 
+def hold(item: int) -> int:
+    """Have the lock that `keep` has kept for a moment."""
+    with _given[0]:
+        time.sleep(0.05)
+    return item
+
+
 def send_and_return(connection: Any, item: object) -> None:
     connection.send(item)
 

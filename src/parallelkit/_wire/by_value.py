@@ -223,6 +223,8 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle h
         if reduced is NotImplemented or len(reduced) != 6:
             return reduced
         make, arguments, (attributes, slots), _, _, setstate = reduced
+        if make is _internals._make_skeleton_class:
+            arguments = _with_slots(cls, arguments)
         tracker = _internals._get_or_create_tracker_id(cls)
         if (
             of_main
@@ -233,6 +235,14 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle h
             self._wanted.attributes.update({(tracker, name): value for name, value in data.items()})
         state = os.getpid(), setstate, (attributes, slots)
         return make_class, (tracker, make, arguments), state, None, None, fill_class
+
+
+def _with_slots(cls: type, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a class is made anew from: its slots, too, which cloudpickle leaves out."""
+    kind, name, bases, namespace, *rest = arguments
+    if "__slots__" in vars(cls):
+        namespace = {**namespace, "__slots__": vars(cls)["__slots__"]}
+    return (kind, name, bases, namespace, *rest)
 
 
 def _split_attributes(attributes: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -24,6 +24,7 @@ __all__ = [
     "FunctionPickles",
     "dumps",
     "follow",
+    "is_immutable",
     "loads",
     "pack_exception",
     "salvage",
@@ -239,7 +240,7 @@ class _Snapshot:
     def holds_still(self) -> bool:
         """Whether the function itself carries nothing that may change inside."""
         values = [*(self.defaults or ()), *(v for _, v in self.keyword_defaults), *(v for _, v in self.cells)]
-        return not self.function.__dict__ and all(map(_is_immutable, values))
+        return not self.function.__dict__ and all(map(is_immutable, values))
 
     def is_true(self) -> bool:
         function = self.function
@@ -325,13 +326,13 @@ def _same(now: dict[str, Any] | None, then: list[tuple[str, Any]]) -> bool:
 _SCALARS = frozenset({int, float, str, bytes, bool, complex, type(None)})
 
 
-def _is_immutable(value: object) -> bool:
-    return type(value) in _SCALARS or (type(value) is tuple and all(map(_is_immutable, value)))
+def is_immutable(value: object) -> bool:
+    return type(value) in _SCALARS or (type(value) is tuple and all(map(is_immutable, value)))
 
 
 def _is_still(value: object) -> bool:
     """Whether the far side's copy of this global stays true for as long as the global is this object."""
-    if value is _Absent or _is_immutable(value):
+    if value is _Absent or is_immutable(value):
         return True
     if isinstance(value, ModuleType):
         return sys.modules.get(value.__name__) is value and not _is_registered(value.__name__)

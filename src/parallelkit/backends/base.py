@@ -116,6 +116,13 @@ class Backend(ABC):
         that has left is not run: it was, or will be, handed out again because of that.
         """
 
+    def seal(self, item: Any) -> Any:
+        """An item that may be changed before its chunk is submitted, and is to arrive as it is now.
+
+        Where items are not copied on their way, that cannot be.
+        """
+        return item
+
     @abstractmethod
     def close(self, *, kill: bool = False) -> None:
         """Let the workers go: when they have ended what they run, or with `kill` at once. Does not wait."""

@@ -22,7 +22,16 @@ from .._wire.claims import ClaimFile, ClaimTable
 from .._wire.frames import FUNCTION, LAST, ONCE, UNRETRIABLE, Frame, Kind
 from .._wire.heritage import Heritage
 from .._wire.peer import Peer, Selector
-from .._wire.pickling import FunctionPickles, dumps, loads, salvage, unpack_exception, unpicklable
+from .._wire.pickling import (
+    FunctionPickles,
+    dumps,
+    is_immutable,
+    loads,
+    salvage,
+    unpack_exception,
+    unpicklable,
+)
+from .._wire.sealed import Sealed
 from .._wire.serving import Portable, WorkerName, serve
 from .._wire.starting import start_context, start_server
 from .._work import Work, as_item_error, initializer_failed, owned
@@ -139,6 +148,14 @@ class ProcessBackend(LazyBackend):
                 or dict.fromkeys(range(chunk.start, chunk.stop), _item_failed(error))
             ) from error
         return Frame(Kind.CHUNK, flags, 0, chunk_id, key, chunk.start, 0.0, body, extra)
+
+    def seal(self, item: Any) -> Any:
+        if is_immutable(item):
+            return item
+        try:
+            return Sealed(dumps(item, heritage=self._heritage))
+        except Exception:  # as when its chunk is packed, which will say so
+            return item
 
     def _pickled(self, work: Work) -> tuple[int, bytes]:
         if work.packed is None:
