@@ -425,19 +425,20 @@ class TestConnections:
 
 class TestExceptionsOfSignalHandlers:
     @pytest.mark.parametrize("error", [TimeoutError, queue.Empty, LookupError])
-    def test_they_pass_through(self, pool: Pool, error: type[Exception]) -> None:
+    def test_they_pass_through(self, context: Any, error: type[Exception]) -> None:
         def handle(*about: object) -> None:
             raise error("of the handler")
 
         before = signal.signal(signal.SIGALRM, handle)
         try:
-            slow = pool.apply_async(time.sleep, (2,))
-            stream = pool.imap(time.sleep, [2])
-            for wait in (slow.wait, slow.get, lambda: slow.get(20), lambda: next(stream)):
-                signal.setitimer(signal.ITIMER_REAL, 0.05)
-                with pytest.raises(error, match="of the handler") as raised:
-                    wait()
-                assert type(raised.value) is error
+            with context.Pool(2, faults.keep, (context.Event(),)) as pool:
+                slow = pool.apply_async(faults.wait_for_gate, (1,))
+                stream = pool.imap(faults.wait_for_gate, [1])
+                for wait in (slow.wait, slow.get, lambda: slow.get(20), lambda: next(stream)):
+                    signal.setitimer(signal.ITIMER_REAL, 0.05)
+                    with pytest.raises(error, match="of the handler") as raised:
+                        wait()
+                    assert type(raised.value) is error
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
