@@ -111,6 +111,25 @@ class TestARun:
         keep(run.flush())
         assert reported == [(0, 1, []), (1, 2, [1]), (2, 3, [])]
 
+    def test_a_failure_that_does_not_count_yet_is_not_reported_yet(self) -> None:
+        """The other thread comes in between noting a failure and counting it."""
+        reported: list[Outcomes] = []
+
+        class Counted(list):  # type: ignore[type-arg]
+            def append(self, value: object) -> None:
+                run.report_late()
+                super().append(value)
+
+        run = MapRun(Work(int), 0, reported.append, ())
+        run._values = Counted()
+        run.over(["1", "two", "3"])
+        reported.append(run.flush())
+        assert [(some.start, some.stop, [*some.failures]) for some in reported] == [
+            (0, 1, []),
+            (1, 2, [1]),
+            (2, 3, []),
+        ]
+
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_process_that_waits_for_what_the_caller_does_with_results(method: str) -> None:

@@ -83,9 +83,10 @@ class MapRun:
                 self._report_now(outcomes)
 
     def _unreported(self, ended: int) -> Outcomes:
-        first = self._start + self._reported
-        failures = {index: error for index, error in self._failures.items() if index >= first}
-        return Outcomes(first, self._start + ended, self._values[self._reported : ended], failures)
+        first, stop = self._start + self._reported, self._start + ended
+        # A failure is noted before it counts as ended, perhaps while another thread is here.
+        failures = {i: error for i, error in list(self._failures.items()) if first <= i < stop}
+        return Outcomes(first, stop, self._values[self._reported : ended], failures)
 
 
 class FoldRun:
