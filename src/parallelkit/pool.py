@@ -315,17 +315,11 @@ class Pool(multiprocessing.pool.Pool):
         )
         job = next(theirs.job_counter)
         self._cache[job] = None  # not the iterator, which may be dropped
+        source = None if items is not None else read(iterable)
+        reading = partial(StreamCall, items=items, source=source, chunksize=chunksize)
         try:
             call = self._begin(
-                lambda: StreamCall(
-                    self._driver,
-                    work,
-                    scheduler,
-                    items=items,
-                    source=None if items is not None else read(iterable),
-                    chunksize=chunksize,
-                    ended=partial(self._forget, job),
-                )
+                lambda: reading(self._driver, work, scheduler, ended=partial(self._forget, job))
             )
         except BaseException:
             self._forget(job)
