@@ -83,21 +83,21 @@ class TestARun:
     def test_what_was_reported_late_is_not_reported_again(self) -> None:
         reported: list[Any] = []
 
-        def keep(outcomes: Outcomes) -> None:
+        def keep(outcomes: Outcomes, seconds: float, last: bool) -> None:
             reported.append((outcomes.start, outcomes.stop, outcomes.values, outcomes.failures))
 
-        run = MapRun(Work(lambda item: run.report_late() or item), 10, keep, ())
+        run = MapRun(Work(lambda item: run.report_late() or item), 10, keep)
         run.over("abc")
-        keep(run.flush())
+        run.report()
         assert reported == [(10, 11, ["a"], {}), (11, 12, ["b"], {}), (12, 13, ["c"], {})]
         run.over("d")
-        keep(run.flush())
+        run.report()
         assert reported[3:] == [(13, 14, ["d"], {})]
 
     def test_failures_are_reported_where_they_are(self) -> None:
         reported: list[Any] = []
 
-        def keep(outcomes: Outcomes) -> None:
+        def keep(outcomes: Outcomes, seconds: float, last: bool) -> None:
             reported.append((outcomes.start, outcomes.stop, sorted(outcomes.failures)))
 
         def fail(item: str) -> str:
@@ -106,24 +106,27 @@ class TestARun:
                 raise ValueError(item)
             return item
 
-        run = MapRun(Work(fail), 0, keep, ())
+        run = MapRun(Work(fail), 0, keep)
         run.over("abc")
-        keep(run.flush())
+        run.report()
         assert reported == [(0, 1, []), (1, 2, [1]), (2, 3, [])]
 
     def test_a_failure_that_does_not_count_yet_is_not_reported_yet(self) -> None:
         """The other thread comes in between noting a failure and counting it."""
         reported: list[Outcomes] = []
 
+        def keep(outcomes: Outcomes, seconds: float, last: bool) -> None:
+            reported.append(outcomes)
+
         class Counted(list):  # type: ignore[type-arg]
             def append(self, value: object) -> None:
                 run.report_late()
                 super().append(value)
 
-        run = MapRun(Work(int), 0, reported.append, ())
+        run = MapRun(Work(int), 0, keep)
         run._values = Counted()
         run.over(["1", "two", "3"])
-        reported.append(run.flush())
+        run.report()
         assert [(some.start, some.stop, [*some.failures]) for some in reported] == [
             (0, 1, []),
             (1, 2, [1]),

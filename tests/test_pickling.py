@@ -18,18 +18,19 @@ import cloudpickle
 import pytest
 
 from parallelkit._wire import pickling
-from parallelkit._wire.pickling import FunctionPickles, dumps, loads, pack_exception, unpack_exception
+from parallelkit._wire.exceptions import Packed, pack_exception, unpack_exception
+from parallelkit._wire.pickling import FunctionPickles, dumps, loads
 from parallelkit.errors import RemoteError, RemoteTraceback, SerializationError
 
 # A script gets `call(function, *arguments)`, which runs it in a worker that lives as long as the script,
 # and `forked(...)`, which runs some calls in a fork. The worker's `__main__` is its own.
 PRELUDE = '''
 import os, subprocess, sys
-from parallelkit._wire import pickling
+from parallelkit._wire import exceptions, pickling
 
 WORKER = """
 import sys
-from parallelkit._wire import pickling
+from parallelkit._wire import exceptions, pickling
 
 def serve(source, sink):
     while size := source.read(8):
@@ -38,7 +39,7 @@ def serve(source, sink):
             answer = True, function(*arguments)
             pickled = pickling.dumps(answer, to_parent=True)
         except BaseException as exc:
-            pickled = pickling.dumps((False, pickling.pack_exception(exc)))
+            pickled = pickling.dumps((False, exceptions.pack_exception(exc)))
         sink.write(len(pickled).to_bytes(8, "big") + pickled)
         sink.flush()
 
@@ -54,7 +55,7 @@ def converse(sink, source, function, arguments):
     sink.flush()
     done, value = pickling.loads(source.read(int.from_bytes(source.read(8), "big")))
     if not done:
-        raise pickling.unpack_exception(value)
+        raise exceptions.unpack_exception(value)
     return value
 
 def call(function, *arguments):
@@ -343,6 +344,7 @@ class TestByValue:
 
     def test_exceptions_come_back_as_the_parents_own_class(self, run):
         run("""
+            from parallelkit import RemoteError
             class Mine(Exception):
                 pass
             class Odd(Exception):
@@ -354,12 +356,12 @@ class TestByValue:
                 assert exc.args == ("why",) and "in fail" in str(exc.__cause__)
             try:
                 call(fail, Odd, 1, 2)
-            except pickling.RemoteError as exc:
+            except RemoteError as exc:
                 assert exc.type_name == "__main__.Odd" and exc.message == "1"
             try:
                 call(sys.exit, 3)
-            except pickling.RemoteError as exc:
-                assert type(exc.__context__) is SystemExit
+            except RemoteError as exc:
+                assert type(exc.__cause__) is SystemExit
         """)
 
     def test_a_failing_function_does_not_take_its_neighbours_along(self, run):
@@ -581,14 +583,20 @@ class Strict(Exception):
         raise AttributeError(name)
 
 
+def chain(error: BaseException) -> list[BaseException]:
+    """An exception, its cause, the cause of that, and so on."""
+    causes = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    return causes
+
+
 class TestExceptions:
     @staticmethod
     def there_and_back(exc: BaseException) -> Exception:
         packed = pack_exception(exc)
-        assert type(packed) is tuple
-        assert all(type(part) in (str, bytes, type(None)) for part in packed)
         error = unpack_exception(pickle.loads(pickle.dumps(packed)))
-        assert type(error.__cause__) is RemoteTraceback
+        assert type(chain(error)[-1]) is RemoteTraceback
         return error
 
     @pytest.mark.parametrize("cls", [TakesTwo, Unprintable, Unreducible, NotAnException])
@@ -598,16 +606,45 @@ class TestExceptions:
             assert type(error) is RemoteError
             assert error.type_name.endswith(f".{cls.__name__}")
 
-    def test_attributes_notes_groups_and_the_text_of_the_cause(self):
+    def test_attributes_notes_and_groups(self):
         exc = ExceptionGroup("several", [ValueError("one"), KeyError("two")])
         exc.add_note("a note")
         exc.detail = 7
-        exc.__cause__ = OSError("underneath")
         error = self.there_and_back(exc)
         assert type(error) is ExceptionGroup
         assert [type(inner) for inner in error.exceptions] == [ValueError, KeyError]
         assert (error.__notes__, error.detail) == (["a note"], 7)
-        assert "underneath" in str(error.__cause__)
+
+    def test_what_led_to_it(self):
+        try:
+            try:
+                try:
+                    {}["missing"]
+                except KeyError:
+                    int("three")
+            except ValueError as exc:
+                raise TakesTwo(1, 2) from exc
+        except TakesTwo as exc:
+            error = self.there_and_back(exc)
+        assert list(map(type, chain(error))) == [RemoteError, ValueError, RemoteTraceback]
+        assert type(error.__cause__.__context__) is KeyError
+        assert "missing" in str(chain(error)[-1])
+
+    def test_a_context_that_is_not_shown(self):
+        try:
+            try:
+                int("three")
+            except ValueError:
+                raise KeyError("four") from None
+        except KeyError as exc:
+            error = self.there_and_back(exc)
+        assert type(error.__context__) is ValueError
+        assert error.__suppress_context__
+
+    def test_a_chain_that_bites_its_tail(self):
+        first, second = ValueError("first"), ValueError("second")
+        first.__cause__, second.__cause__ = second, first
+        assert [str(error) for error in chain(self.there_and_back(first))[:-1]] == ["first", "second"]
 
     def test_a_class_that_forbids_assignment(self):
         assert type(self.there_and_back(Strict("s"))) is Strict
@@ -616,10 +653,11 @@ class TestExceptions:
     def test_those_that_end_more_than_a_task(self, cls):
         error = self.there_and_back(cls("out"))
         assert type(error) is RemoteError
-        assert type(error.__context__) is cls
+        assert type(error.__cause__) is cls
 
     def test_a_reducer_that_exits_when_loaded(self):
-        packed = ("there.Error", "why", "trace", dumps(Moody("well")).replace(b"well", b"up!!"))
+        pickled = dumps(Moody("well")).replace(b"well", b"up!!")
+        packed = Packed("there.Error", "why", pickled, None, None, quiet=False, text="trace")
         assert str(unpack_exception(packed)) == "there.Error: why"
 
 

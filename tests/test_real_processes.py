@@ -249,9 +249,11 @@ def test_an_exception_keeps_its_type_and_tells_where_it_was_raised(executor: Exe
     assert (coded.args, coded.code) == (("spam",), 42)
     assert type(key) is KeyError
     for error, index in ((coded, 1), (key, 3)):
-        assert isinstance(error.__cause__, RemoteTraceback)
-        assert "in raise_what_is_named" in str(error.__cause__), "the frames of the worker"
-        assert "the cause of it" in str(error.__cause__)
+        assert isinstance(error.__cause__, LookupError)
+        traceback = error.__cause__.__cause__
+        assert isinstance(traceback, RemoteTraceback)
+        assert "in raise_what_is_named" in str(traceback), "the frames of the worker"
+        assert "the cause of it" in str(traceback)
         assert error.__notes__ == ["noted by the function", f"parallelkit: item {index}: {items[index]!r}"]
 
 
@@ -290,7 +292,7 @@ def test_an_exception_that_cannot_be_rebuilt_has_a_stand_in(executor: Executor, 
     assert isinstance(error, RemoteError)
     assert error.type_name.endswith(name)
     assert error.message == "spam and eggs"
-    assert "in raise_what_is_named" in str(error.__cause__)
+    assert "in raise_what_is_named" in str(error.__cause__.__cause__)
 
 
 @pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "GeneratorExit"])
@@ -325,8 +327,7 @@ def test_a_call_may_take_no_longer_than_its_timeout(method: str) -> None:
     with Executor("process", 2, context, faults.keep, (gate,)) as executor:
         with pytest.raises(TimeoutError, match=r"timeout=0\.1"):
             list(executor.map(faults.wait_for_gate, range(4), timeout=0.1))
-        gate.set()
-        assert list(executor.map(faults.wait_for_gate, range(4))) == [0, 1, 2, 3]
+        assert list(executor.map(abs, range(4))) == [0, 1, 2, 3], "nobody waits for what waits for the gate"
 
 
 # ---------------------------------------------------------------- the life of a worker

@@ -91,10 +91,11 @@ class MapCall(Call):
         """The outcomes in order of delivery; leaving early ends the call.
 
         Raises:
-            TimeoutError: the whole call took longer than its `timeout`.
+            TimeoutError: the whole call took longer than its `timeout`; who is in its items is given up.
             CancelledError: the executor was shut down before the rest was run.
         """
         self.started = True
+        late: TimeoutError | None = None
         try:
             while (outcomes := self._next()) is not None:
                 # What is about to be yielded has left the window; the rest of it leaves when that is done.
@@ -107,8 +108,11 @@ class MapCall(Call):
             for error in (self._error, self._source_error):
                 if error is not None:
                     raise error
+        except _TookTooLong as error:
+            late = TimeoutError(str(error))
+            raise late from None
         finally:
-            self._driver.stop(self)
+            self._driver.stop(self, abandon=late)
 
     def abandon(self) -> None:
         """Nobody will ever read: run the rest for its effects. May be called from anywhere."""
@@ -149,7 +153,7 @@ class MapCall(Call):
             left = None if self._deadline is None else max(0.0, self._deadline - monotonic())
             return self._inbox.get(timeout=left)
         except Empty:
-            raise TimeoutError(f"the call took longer than timeout={self._timeout} s") from None
+            raise _TookTooLong(f"the call took longer than timeout={self._timeout} s") from None
 
     def _pull(self, wanted: int, *, wait: bool = False) -> bool:
         """Pull up to so many items, and feed them; False where another thread does, and this is not to wait.
@@ -225,6 +229,10 @@ def note_item(error: Exception, index: int, chunk: Chunk) -> None:
     except Exception:
         text = "(an item whose repr() raises)"
     add_note(error, f"parallelkit: item {index}: {text}")
+
+
+class _TookTooLong(Exception):
+    """The call did; it is told apart from what the user's code may raise."""
 
 
 class TaskFuture(Future[Any]):

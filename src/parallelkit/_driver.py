@@ -32,9 +32,9 @@ from ._call import Call
 from ._core.chunks import Sliceable, all_of_it, unstarted
 from ._core.outcome import Outcomes
 from ._core.roster import Roster
-from ._core.scheduler import Ended, Fact, Flight, GivenBack, Lost, Pulled, Scheduler
+from ._core.scheduler import Ended, Fact, Flight, GivenBack, Pulled, Scheduler
 from ._core.splitters import Splitter
-from ._lifetime import is_over, register
+from ._lifetime import INHERITED, is_over, register
 from ._time_limits import watch
 from ._work import owned
 from .backends.base import Backend, Event, Rejected, Settled, WorkerJoined, WorkerLeft
@@ -69,6 +69,7 @@ class Driver:
         self._killed = False
         self._broken: Exception | None = None
         self._owing: dict[Call, None] = {}  # calls whose `resolve` is due
+        self._stuck: list[tuple[int, int, Exception]] = []  # chunks whose workers are to be given up
         register(self)
         backend.start(self._post)
 
@@ -115,10 +116,15 @@ class Driver:
             call.scheduler.consumed(items)
         self._advance(resolve=False)
 
-    def stop(self, call: Call, error: BaseException | None = None) -> None:
-        """End a call now: what was not started never will be. May be called from anywhere."""
+    def stop(
+        self, call: Call, error: BaseException | None = None, *, abandon: Exception | None = None
+    ) -> None:
+        """End a call now: what was not started never will be. May be called from anywhere.
+
+        Workers that are inside of its items are given up for `abandon`.
+        """
         if call in self._calls:
-            self._leave_letter(partial(self._end, call, error, stop=True))
+            self._leave_letter(partial(self._end, call, error, stop=True, abandon=abandon))
 
     def lift_window(self, call: Call) -> None:
         """Run the rest of a call whether somebody reads it or not. May be called from anywhere."""
@@ -167,6 +173,8 @@ class Driver:
                 self._note_items(event.chunk_id, event.failures)
             elif isinstance(event, WorkerLeft):
                 final = {call: call.is_final(event.error) for call in self.calls}
+                for chunk_id, failures in event.failed.items():
+                    self._note_items(chunk_id, failures)
             with self._lock:
                 self._receive(event, final)
             self._advance()
@@ -177,9 +185,8 @@ class Driver:
     def _note_items(self, chunk_id: int, failures: Mapping[int, Exception]) -> set[int]:
         """Write on each error which item it is of; which are final. Both may run the user's code: no lock."""
         call, _ = self._flights.get(chunk_id, (None, None))
-        flight = None if call is None else call.scheduler.flight(chunk_id)
         final = set()
-        if call is not None and flight is not None:
+        if call is not None and (flight := call.scheduler.flight(chunk_id)) is not None:
             for index, error in failures.items():
                 call.note(error, index, flight.chunk)
                 if call.is_final(error):
@@ -215,11 +222,8 @@ class Driver:
         lost = [(i, call) for i, (call, worker) in self._flights.items() if worker == event.worker]
         for chunk_id, call in reversed(lost):  # the later chunk is put back first, so that it ends up behind
             self._forget_flight(chunk_id)
-            flight = call.scheduler.flight(chunk_id)
-            if flight is not None:
-                started = len(flight.chunk) if event.claimed is None else event.claimed.get(chunk_id, 0)
-                claimed = flight.chunk.start + started
-                self._tell(call, Lost(chunk_id, claimed, event.error, final.get(call, False)))
+            if (flight := call.scheduler.flight(chunk_id)) is not None:
+                self._tell(call, event.loss_of(flight, final=final.get(call, False)))
 
     def _forget_flight(self, chunk_id: int) -> None:
         del self._flights[chunk_id]
@@ -240,13 +244,16 @@ class Driver:
         if ended:
             self._tell(call, Ended())
 
-    def _end(self, call: Call, error: BaseException | None, *, stop: bool = False) -> None:
+    def _end(
+        self, call: Call, error: BaseException | None, stop: bool = False, abandon: Exception | None = None
+    ) -> None:
         if call not in self._calls:
             return
         del self._calls[call]
-        if stop:
-            for flight in call.scheduler.stop():
-                self.backend.take_back(flight.chunk_id, unstarted)
+        for flight in call.scheduler.stop() if stop else ():
+            self.backend.take_back(flight.chunk_id, unstarted)
+            if abandon is not None:
+                self._give_up(flight.chunk_id, abandon)
         self.backend.forget(call.work)
         call.finish(error)
         self._owing[call] = None
@@ -254,9 +261,8 @@ class Driver:
     # What to do next
 
     def _leave_letter(self, letter: Callable[[], object]) -> None:
-        """Have something done under the lock, soon, without waiting for it.
+        """Have something done under the lock, soon, without waiting for it: this thread may be in anything.
 
-        A garbage collector or a signal handler may call this in a thread that is in the middle of anything.
         Who has the lock looks for letters after giving it back; who leaves one looks whether the lock is free
         after that. So one of them finds it. A thread that is inside of the backend leaves it to the clock's.
         """
@@ -274,8 +280,7 @@ class Driver:
     def _advance(self, *, resolve: bool = True) -> None:
         """Carry out steps and read letters until there is nothing to do.
 
-        Without `resolve`, callbacks that are due because of others' facts are left to those who brought them:
-        who submits, perhaps with a lock of his own in hand, must not run them.
+        Without `resolve`, callbacks that are due because of others' facts are left to those who brought them.
         """
         asked: list[tuple[Call, Flight]] = []
         while True:
@@ -290,9 +295,9 @@ class Driver:
                 if resolve:
                     owing, self._owing = self._owing, owing
                 close = self.closing and not self._calls and not self._closed.is_set()
-                stuck = self._stuck_workers() if close and not self.daemon else set()
                 if close:
-                    self._closed.set()
+                    self._begin_end()
+                stuck, self._stuck = self._stuck, []
             carried = 0
             try:
                 for call, flight in steps:
@@ -304,8 +309,10 @@ class Driver:
                 self._leave_off(steps[carried:], owing)
                 raise
             finally:  # whoever waits for the backend to be gone must not wait in vain
+                for chunk_id, started, error in stuck:
+                    self.backend.abandon(chunk_id, started, error)
                 if close:
-                    self._close_backend(stuck)
+                    self.backend.close(kill=self._killed)
             # A tail may have been wanted, by this thread or another, before the chunk had been carried.
             asked = [step for step in steps if step[1].asked]
             if not asked and not self._letters:
@@ -393,19 +400,18 @@ class Driver:
         for call in self._calls:
             call.scheduler.workers = self.workers
 
-    def _close_backend(self, stuck: set[Hashable]) -> None:
-        for worker in stuck:
-            self.backend.abandon(worker, WorkerDied("its call was left"))
-        self.backend.close(kill=self._killed)
+    def _begin_end(self) -> None:
+        """Nothing more will come. Nobody waits for workers that are in an item of a call that was left."""
+        self._closed.set()
+        for chunk_id, (call, _) in self._flights.items():
+            if call.scheduler.stopped and not self.daemon:
+                self._give_up(chunk_id, WorkerDied("its call was left"))
 
-    def _stuck_workers(self) -> set[Hashable]:
-        """Those in a chunk of a call that was left, which nobody waits for, where they can be given up."""
-        stuck: set[Hashable] = set()
-        for chunk_id, (call, worker) in self._flights.items() if self.backend.can_abandon else ():
-            running = self.backend.running(chunk_id) if call.scheduler.stopped else None
-            if running is not None and running[0] > 0:
-                stuck.add(worker)
-        return stuck
+    def _give_up(self, chunk_id: int, error: Exception) -> None:
+        """Give up a worker, if it is in an item of this chunk, as soon as the lock is free."""
+        started, _ = (self.backend.can_abandon and self.backend.running(chunk_id)) or (0, 0.0)
+        if started:
+            self._stuck.append((chunk_id, started, error))
 
     def _begin_close(self, cancel: bool, kill: BaseException | None) -> None:
         self._killed = self._killed or kill is not None
@@ -435,10 +441,7 @@ class Driver:
     def check_process(self) -> None:
         """RuntimeError where this process was forked from the one that the driver belongs to."""
         if self.inherited:
-            raise RuntimeError(
-                "this Executor (or Pool) belongs to the parent process, from which this one was forked; "
-                "make a new Executor here"
-            )
+            raise RuntimeError(INHERITED)
 
 
 _LANDINGS = Settled, Rejected  # a union would be made anew each time it is asked about

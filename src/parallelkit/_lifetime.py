@@ -11,7 +11,13 @@ import threading
 import weakref
 from typing import Protocol
 
-__all__ = ["closing_fds", "end_all", "is_over", "register"]
+__all__ = ["INHERITED", "closing_fds", "end_all", "is_over", "register"]
+
+INHERITED = (
+    "this Executor (or Pool) belongs to the parent process, from which this one was forked; "
+    "make a new Executor here"
+)
+"""What is said of the use of a driver in a forked child."""
 
 
 class Disownable(Protocol):

@@ -289,7 +289,7 @@ def as_multiprocessing(error: Any) -> Any:
     """The error, or None, as `multiprocessing.pool` raises it.
 
     What could not be pickled here is the error of the pickler itself; a result that could not be pickled in
-    the worker is a MaybeEncodingError; the cause of what was raised there is a `RemoteTraceback` of theirs.
+    the worker is a MaybeEncodingError; the last cause of what was raised there is a `RemoteTraceback` of theirs.
     """
     if isinstance(error, SerializationError):
         if error.part in ("function", "item") and isinstance(error.__cause__, Exception):
@@ -298,7 +298,10 @@ def as_multiprocessing(error: Any) -> Any:
             cause = error.__cause__
             error = theirs.MaybeEncodingError(_Shown(error.reason), _Shown(error.value))
             error.__cause__ = cause
-    if isinstance(error, BaseException) and isinstance(error.__cause__, RemoteTraceback):
-        cause = theirs.RemoteTraceback(f'\n"""\n{error.__cause__.text}"""')
-        BaseException.__setattr__(error, "__cause__", cause)  # past what its class says: it may be frozen
+    link = error
+    while link is not None and link.__cause__ is not None:
+        if isinstance(link.__cause__, RemoteTraceback):
+            cause = theirs.RemoteTraceback(f'\n"""\n{link.__cause__.text}"""')
+            BaseException.__setattr__(link, "__cause__", cause)  # past what its class says: it may be frozen
+        link = link.__cause__
     return error

@@ -34,11 +34,13 @@ def watch(
     running = backend.running(flight.chunk_id)
     started, since = (0, now) if running is None or not running[0] else running
     if started and since + work.task_timeout <= now:
-        backend.abandon(flight.worker, task_timeout_error(work, flight.chunk.start + started - 1))
-    else:
-        when = since + max(work.task_timeout, LEAST_SECONDS)
-        look_again = partial(_look_again, flight, work, in_flight, alarms, backend)
-        alarms[flight.chunk_id] = call_at(when, look_again)
+        error = task_timeout_error(work, flight.chunk.start + started - 1)
+        if backend.abandon(flight.chunk_id, started, error):
+            return
+        since = now  # it was through with that item after all
+    when = since + max(work.task_timeout, LEAST_SECONDS)
+    look_again = partial(_look_again, flight, work, in_flight, alarms, backend)
+    alarms[flight.chunk_id] = call_at(when, look_again)
 
 
 def _look_again(

@@ -17,7 +17,9 @@ from .errors import InitializerFailed, RemoteError, TaskTimeout
 
 __all__ = [
     "Claim",
+    "Journal",
     "LocalClaim",
+    "NoJournal",
     "Report",
     "Work",
     "add_note",
@@ -44,12 +46,16 @@ class Work:
             None: a chunk is one.
         is_async: calling the function gives a coroutine to await.
         packed: for the backend, which may keep here the form in which it travels.
+        items_run, one_by_one: for a worker that keeps a journal: how many items it has run, and whether the
+            journal is to know of each.
     """
 
     __slots__ = (
         "combine",
         "function",
         "is_async",
+        "items_run",
+        "one_by_one",
         "packed",
         "retries",
         "style",
@@ -73,7 +79,13 @@ class Work:
         self.task_timeout = task_timeout
         self.task_items = task_items
         self.is_async = is_async(function)
+        self._here()
+
+    def _here(self) -> None:
+        """What does not travel."""
         self.packed: tuple[int, bytes] | None = None
+        self.items_run = 0
+        self.one_by_one = True
 
     def __getstate__(self) -> tuple[Any, ...]:
         return tuple([getattr(self, name) for name in _TRAVELLING])
@@ -81,7 +93,7 @@ class Work:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         for name, value in zip(_TRAVELLING, state, strict=True):
             setattr(self, name, value)
-        self.packed = None
+        self._here()
 
     def apply(self, items: Iterable[Any]) -> Iterator[Any]:
         """The values of `items`, computed as they are asked for."""
@@ -99,7 +111,8 @@ class Work:
         return next(self.apply((item,)))
 
 
-_TRAVELLING = tuple(name for name in Work.__slots__ if name != "packed")
+_STAYING = "packed", "items_run", "one_by_one"
+_TRAVELLING = tuple(name for name in Work.__slots__ if name not in _STAYING)
 
 Report = Callable[[Outcomes, float, bool], None]
 """Called with outcomes, the seconds they took, and whether they are the chunk's last."""
@@ -111,6 +124,46 @@ class Claim(Protocol):
     def take(self, items: int) -> int:
         """The worker starts the next `items`, or as many as are left: how many."""
         ...
+
+
+class Journal(Protocol):
+    """Where a worker that may die keeps what has ended and was not reported.
+
+    Attributes:
+        incomplete: something that was added could not be kept.
+    """
+
+    incomplete: bool
+
+    def one_by_one(self, exact: bool, /) -> None:
+        """From now on, `add` is called after each item, or after several."""
+        ...
+
+    def add(self, values: list[Any] | dict[int, Any], /) -> bool:
+        """Keep the values of the next items, or of any by index; whether there is room for more.
+
+        There is none either where these are too large to be kept: report them.
+        """
+        ...
+
+    def forget(self, first: int, /) -> None:
+        """All that was added has been reported; what is added next begins with item `first`."""
+        ...
+
+
+class NoJournal:
+    """Keeps nothing: the worker does not die without us."""
+
+    incomplete = False
+
+    def one_by_one(self, exact: bool, /) -> None:
+        pass
+
+    def add(self, values: list[Any] | dict[int, Any], /) -> bool:
+        return True
+
+    def forget(self, first: int, /) -> None:
+        pass
 
 
 class LocalClaim:
@@ -146,6 +199,14 @@ class LocalClaim:
         with self._lock:
             self.stop = cut(self.started, self.stop)
             return self.stop
+
+    def stop_at(self, started: int) -> bool:
+        """Shorten the chunk to what was started, if that is so many items; whether it is."""
+        with self._lock:
+            if self.started != started:
+                return False
+            self.stop = started
+            return True
 
 
 def owned(lock: Any) -> bool:

@@ -2,7 +2,8 @@
 
 A worker does not simply run its chunk: it claims the items in small runs, about 0.2 ms each, so that
 the tail of the chunk can be taken back while it runs. Inside a run the function is called at the speed
-of `map`. What has ended is reported when the chunk ends, and every 50 ms before that.
+of `map`. What has ended is reported when the chunk ends, and every 50 ms before that. A worker that may die
+keeps a journal besides: of each item, unless there are many and they take next to no time; then of each run.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from ._late_reports import LateReports
 from ._runs import FoldRun, MapRun
 from ._work import (
     Claim,
+    Journal,
     LocalClaim,
+    NoJournal,
     Report,
     Work,
     as_item_error,
@@ -47,7 +50,16 @@ RUN_SECONDS = 0.0002  # benchmarks/constants.py
 """The length of a run. What is inside one cannot be taken back; between two a claim costs 1 to 2 µs."""
 
 REPORT_SECONDS = 0.05
-"""What has ended is reported this often, so that a stream flows and a dying worker takes little with it."""
+"""What has ended is reported this often, so that a stream flows."""
+
+UNSAFE_SECONDS = 0.01
+"""What the journal could not keep is reported this soon: a dying worker would take it along."""
+
+ONE_BY_ONE_SECONDS = 2e-5  # benchmarks/constants.py
+"""Items that take longer are entered one by one, which costs about 0.7 µs each."""
+
+ONE_BY_ONE_ITEMS = 128
+"""So are the first that a worker runs of a work, however little they take."""
 
 LANES = 16
 """Coroutines that one worker has in flight, on backends whose worker is a thread or a process."""
@@ -116,12 +128,20 @@ class Worker:
                 raise initializer_failed(as_item_error(error)) from error
         self._entered = True
 
-    def run(self, work: Work, items: Any, start: int, claim: Claim, report: Report) -> None:
+    def run(
+        self,
+        work: Work,
+        items: Any,
+        start: int,
+        claim: Claim,
+        report: Report,
+        journal: Journal | None = None,
+    ) -> None:
         """Run a chunk, as `run_chunk` does; the coroutines of async functions in this worker's event loop."""
         if not work.is_async:
-            run_chunk(work, items, start, claim, report, self._let_through, self._late_reports)
+            run_chunk(work, items, start, claim, report, self._let_through, self._late_reports, journal)
             return
-        self._await(run_chunk_async(work, items, start, claim, report))
+        self._await(run_chunk_async(work, items, start, claim, report, journal=journal))
 
     def _call(self, function: Callable[[], Any]) -> None:
         """Call a function of the user's that may be `async def`."""
@@ -199,6 +219,7 @@ def run_chunk(
     report: Report,
     let_through: type[BaseException] | tuple[()] = (),
     late_reports: LateReports | None = None,
+    journal: Journal | None = None,
 ) -> None:
     """Run the items of a chunk until its claim is spent, reporting as it goes.
 
@@ -206,14 +227,17 @@ def run_chunk(
         items: the chunk's items, sliceable; the first is number `start` of the input.
         let_through: what ends the run and is raised here, not reported as an item's error.
         late_reports: looks after results behind which an item does not end.
+        journal: keeps what has ended until it is reported.
     """
-    if late_reports is None or work.combine is not None or len(items) == 1:
-        _run_chunk(work, items, start, claim, report, let_through)
-    else:
-        try:
-            _run_chunk(work, items, start, claim, report, let_through, late_reports.begin)
-        finally:
-            late_reports.end()
+    if work.combine is not None or len(items) == 1:
+        late_reports = journal = None  # nodes change as they grow; a single item is reported as it ends
+    if late_reports is None:
+        _run_chunk(work, items, start, claim, report, let_through, journal)
+        return
+    try:
+        _run_chunk(work, items, start, claim, report, let_through, journal, late_reports.begin)
+    finally:
+        late_reports.end()
 
 
 def _run_chunk(
@@ -223,37 +247,54 @@ def _run_chunk(
     claim: Claim,
     report: Report,
     let_through: type[BaseException] | tuple[()],
+    journal: Journal | None,
     begin: Callable[[MapRun], object] | None = None,
 ) -> None:
-    begun = reported = perf_counter()
-
-    def report_now(outcomes: Outcomes) -> None:
-        report(outcomes, 0.0, False)  # at once, not when the run or the chunk ends: it may end the call
-
     run: MapRun | FoldRun
     if work.combine is None:
-        run = MapRun(work, start, report_now, let_through)
+        run = MapRun(work, start, report, let_through, journal)
         if begin is not None:
             begin(run)
     else:
-        run = FoldRun(work, start, report_now, let_through)
+        run = FoldRun(work, start, report, let_through)
     run_items = 1
     stop = start + len(items)
+    begun = run.since
+    if journal is not None:
+        journal.one_by_one(work.one_by_one)
     while run.stop < stop and (taken := claim.take(run.fitting(run_items))):
         offset = run.stop - start
         run.over(items[offset : offset + taken])
         now = perf_counter()
+        seconds, begun = now - begun, now
         if work.task_timeout is None:
-            run_items = max(1, min(16 * taken, int(taken * RUN_SECONDS / (now - begun + 1e-9))))
-        if now - reported > REPORT_SECONDS or work.task_timeout is not None:
-            report(run.flush(), now - reported, False)
-            reported = now
-        begun = now
-    report(run.flush(), perf_counter() - reported, True)
+            run_items = max(1, min(16 * taken, int(taken * RUN_SECONDS / (seconds + 1e-9))))
+        if now - run.since > _patience(work, journal):
+            run.report()
+        if journal is not None:
+            work.items_run += taken
+            exact = seconds > taken * ONE_BY_ONE_SECONDS or work.items_run < ONE_BY_ONE_ITEMS
+            if exact is not work.one_by_one:
+                work.one_by_one = exact
+                journal.one_by_one(exact)
+    run.report(last=True)
+
+
+def _patience(work: Work, journal: Journal | None) -> float:
+    """Seconds that what has ended may wait for being reported."""
+    if journal is None:
+        return REPORT_SECONDS if work.task_timeout is None else 0.0
+    return UNSAFE_SECONDS if journal.incomplete else REPORT_SECONDS
 
 
 async def run_chunk_async(
-    work: Work, items: Any, start: int, claim: Claim, report: Report, lanes: int = LANES
+    work: Work,
+    items: Any,
+    start: int,
+    claim: Claim,
+    report: Report,
+    lanes: int = LANES,
+    journal: Journal | None = None,
 ) -> None:
     """Await the coroutines of a chunk's items, at most `lanes` of them in flight, until its claim is spent.
 
@@ -261,6 +302,8 @@ async def run_chunk_async(
     """
     import asyncio  # 35 ms; only workers that run coroutines pay it
 
+    journal = NoJournal() if journal is None or work.combine is not None else journal
+    journal.one_by_one(False)
     ended: dict[int, Any] = {}
     failures: dict[int, Exception] = {}
     position = settled = start
@@ -272,13 +315,14 @@ async def run_chunk_async(
         if due is not None:
             due.cancel()
             due = None
-        values = [ended.pop(index) for index in range(settled, stop)]
         failed = {index: failures.pop(index) for index in range(settled, stop) if index in failures}
-        outcomes = Outcomes(settled, stop, values, failed)
+        outcomes = Outcomes(settled, stop, [ended.pop(index) for index in range(settled, stop)], failed)
         if work.combine is not None:
             outcomes = _uncombined(outcomes, report)
         report(outcomes, now - reported, last)
         settled, reported = stop, now
+        if not ended:
+            journal.forget(stop)
 
     def flush_what_ended() -> None:
         flush(next(i for i in range(settled, position + 1) if i not in ended), perf_counter(), last=False)
@@ -288,17 +332,19 @@ async def run_chunk_async(
         while claim.take(1):
             index, position = position, position + 1
             limit = asyncio.timeout(work.task_timeout)
+            full = False
             try:
                 async with limit:
                     ended[index] = await work.apply_to(items[index - start])
+                full = not journal.add({index: ended[index]})
             except BaseException as error:
                 task = asyncio.current_task()
                 if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                     raise  # the backend is closing
-                timed_out = isinstance(error, TimeoutError) and limit.expired()
+                late = isinstance(error, TimeoutError) and limit.expired()
                 ended[index] = None
-                failures[index] = task_timeout_error(work, index) if timed_out else as_item_error(error)
-            if perf_counter() - reported > REPORT_SECONDS or index in failures:
+                failures[index] = task_timeout_error(work, index) if late else as_item_error(error)
+            if full or index in failures or perf_counter() - reported > REPORT_SECONDS:
                 flush_what_ended()
             elif due is None:  # the next may be long in coming
                 due = asyncio.get_running_loop().call_later(REPORT_SECONDS, flush_what_ended)

@@ -7,13 +7,15 @@
      │   ├─ TaskTimeout                 one item ran longer than task_timeout
      │   ├─ SerializationError          something could not travel to a worker or back
      │   └─ RemoteError                 stands in for an exception that could not be rebuilt here
-     └─ RemoteTraceback                 the text of a worker's traceback, as the cause of an error
+     └─ RemoteTraceback                 the text of a worker's traceback, as the last cause of an error
 
 Each is also what code written for the standard library expects to catch:
 `WorkerDied` and `InitializerFailed` are `BrokenProcessPool` (so a
 `BrokenExecutor`), `TaskTimeout` is a `TimeoutError`, `SerializationError` is a
-`pickle.PicklingError`. A plain error of the user's own function keeps its type;
-its `__cause__` is a `RemoteTraceback` where it crossed a process border.
+`pickle.PicklingError`. A plain error of the user's own function keeps its type, its attributes
+and notes, and what led to it; where it crossed a process border, its last `__cause__` is a
+`RemoteTraceback`. What is no `Exception` (SystemExit, KeyboardInterrupt) is the `__cause__` of a
+`RemoteError`, so that it cannot end the caller's program.
 """
 
 from __future__ import annotations
@@ -83,7 +85,7 @@ class SerializationError(ParallelError, pickle.PicklingError):
 
 
 class RemoteError(ParallelError):
-    """Stands in for an exception raised in a worker that could not be rebuilt in this process.
+    """Stands in for what was raised in a worker and could not be rebuilt here, or is no `Exception`.
 
     Attributes:
         type_name: the qualified name of the original class.
@@ -100,7 +102,7 @@ class RemoteError(ParallelError):
 
 
 class RemoteTraceback(Exception):
-    """The text of a traceback in a worker: the `__cause__` of an error that came from there."""
+    """The text of a traceback in a worker: the last of the causes of an error that came from there."""
 
     def __init__(self, text: str):
         super().__init__(text)

@@ -301,7 +301,10 @@ class Executor(concurrent.futures.Executor):
                 raise_first(outcomes)
             pieces.append(outcomes)
         pieces.sort(key=lambda outcomes: outcomes.start)
-        return [value for outcomes in pieces for value in values(outcomes)]
+        gathered: list[Any] = []
+        for outcomes in pieces:
+            gathered += values(outcomes)
+        return gathered
 
     def _map_to_stream(
         self,

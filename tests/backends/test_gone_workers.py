@@ -5,6 +5,7 @@ It comes late from one thread when another has heard of the end of the worker, a
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from itertools import count
@@ -49,6 +50,14 @@ class Stage:
         outcomes: Outcomes = settled.outcomes
         return outcomes
 
+    def give_up(self, worker: Any) -> None:
+        """Give up the worker in the middle of an item."""
+        chunk_id = self.submit(worker, Work(wait_for_ever), None)
+        while not (self.backend.running(chunk_id) or (0, 0.0))[0]:
+            os.sched_yield()
+        assert not self.backend.abandon(chunk_id, 2, TimeoutError("not this one"))
+        assert self.backend.abandon(chunk_id, 1, TimeoutError("too long"))
+
 
 @pytest.fixture(params=["process", "thread"])
 def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
@@ -62,7 +71,7 @@ def test_a_chunk_for_a_worker_that_was_given_up(stage: Stage) -> None:
     first = stage.next(WorkerJoined).worker
     chunk_id = stage.submit(first, Work(abs), -1)
     assert stage.result(chunk_id).values == [1]
-    stage.backend.abandon(first, TimeoutError("too long"))
+    stage.give_up(first)
     assert stage.next(WorkerLeft).worker == first
     second = stage.next(WorkerJoined).worker
     assert second != first
@@ -80,8 +89,12 @@ def test_the_index_of_a_worker_is_that_of_the_one_before(stage: Stage) -> None:
         worker = stage.next(WorkerJoined).worker
         chunk_id = stage.submit(worker, Work(which_worker), None)
         assert stage.result(chunk_id).values == [0]
-        stage.backend.abandon(worker, TimeoutError("too long"))
+        stage.give_up(worker)
         stage.next(WorkerLeft)
+
+
+def wait_for_ever(item: object) -> None:
+    threading.Event().wait()
 
 
 def which_worker(item: object) -> int | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parallelkit import _worker
+from parallelkit import _runs, _worker
 from parallelkit._core import reorder, scheduler, splitters
 from parallelkit._core.fold import LARGEST_LEAF
 from parallelkit._core.splitters import Adaptive, Fixed
@@ -228,7 +228,8 @@ class TestTheSimulator:
         def report(outcomes, seconds, last):
             reports.append((outcomes.start, outcomes.stop))
 
-        monkeypatch.setattr(_worker, "perf_counter", lambda: now)
+        for module in (_worker, _runs):
+            monkeypatch.setattr(module, "perf_counter", lambda: now)
         _worker.run_chunk(Work(run), range(len(costs)), 0, Claim(len(costs)), report)
         return claims, reports
 

@@ -72,17 +72,26 @@ class Sliceable(Protocol):
 class Chunk:
     """The items `start` to `stop` of the input, found in `source`, whose first item is number `base`.
 
-    `attempts` counts how often these items were tried before.
+    `attempts` counts how often these items were tried before. `one_by_one`: each is to travel alone.
     """
 
-    __slots__ = ("attempts", "base", "source", "start", "stop")
+    __slots__ = ("attempts", "base", "one_by_one", "source", "start", "stop")
 
-    def __init__(self, source: Sliceable, base: int, start: int, stop: int, attempts: int = 0):
+    def __init__(
+        self,
+        source: Sliceable,
+        base: int,
+        start: int,
+        stop: int,
+        attempts: int = 0,
+        one_by_one: bool = False,
+    ):
         self.source = source
         self.base = base
         self.start = start
         self.stop = stop
         self.attempts = attempts
+        self.one_by_one = one_by_one
 
     def __repr__(self) -> str:
         return f"<Chunk of items {self.start} to {self.stop}>"
@@ -97,7 +106,7 @@ class Chunk:
 
     def between(self, start: int, stop: int, attempts: int = 0) -> Chunk:
         """A part of this chunk; no item is copied."""
-        return Chunk(self.source, self.base, start, stop, attempts or self.attempts)
+        return Chunk(self.source, self.base, start, stop, attempts or self.attempts, self.one_by_one)
 
 
 class Zipped(Sequence[tuple[Any, ...]]):

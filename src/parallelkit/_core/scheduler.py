@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Hashable, Set
+from collections.abc import Callable, Hashable, Mapping, Set
 from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
 
@@ -75,13 +75,18 @@ class Rejected(NamedTuple):
 class Lost(NamedTuple):
     """The worker of the chunk is gone. It had started the items before `claimed`; they fail with `error`.
 
-    `final`: they are not to be tried again.
+    `final`: they are not to be tried again. But those that had `ended` have their values, and those that
+    `failed` their own errors, by index. `one_by_one`: none was started, but one of them is to blame, so those
+    that are handed out again travel alone.
     """
 
     chunk_id: int
     claimed: int
     error: Exception
     final: bool = False
+    ended: Mapping[int, Any] = {}
+    failed: Mapping[int, Exception] = {}
+    one_by_one: bool = False
 
 
 Fact = Pulled | Ended | Settled | GivenBack | Rejected | Lost
@@ -207,7 +212,9 @@ class Scheduler:
         if not self._pending or self._stopped:
             return None
         chunk = self._pending[0]
-        size = 1 if chunk.attempts else self._splitter.size(self._remaining(), self.workers)
+        size = (
+            1 if chunk.attempts or chunk.one_by_one else self._splitter.size(self._remaining(), self.workers)
+        )
         if self._window != math.inf and chunk.stop > self._handed_out:
             # new items; what was handed out before is in the window already
             room = self._window_items() - (self._handed_out - self._consumed)
@@ -347,10 +354,15 @@ class Scheduler:
         self._land(flight)
         self._busy_until.pop(flight.worker, None)
         claimed = min(max(fact.claimed, flight.settled), flight.chunk.stop)
+        flight.chunk.one_by_one |= fact.one_by_one
         self._put_back(flight.chunk, claimed)
         if claimed == flight.settled:
             return []
         lost = Outcomes.all_failed(flight.settled, claimed, fact.error)
+        lost.failures.update((i, e) for i, e in fact.failed.items() if i in lost.failures)
+        for index in lost.failures.keys() & fact.ended.keys():
+            lost.values[index - lost.start] = fact.ended[index]
+            del lost.failures[index]
         lost.retriable = not fact.final
         return self._settle(lost, flight.chunk)
 

@@ -1,7 +1,7 @@
 """Claims in memory that the parent and one worker share.
 
 A worker process has a table of claims, one slot for each chunk it may hold; the tables of all workers are in
-one file. The worker takes items from
+one file, each with the worker's journal behind it. The worker takes items from
 the front of a slot, the parent takes the tail back, at once, even while the worker is inside a long item.
 The table also tells the parent, when the worker died, which items it had started.
 
@@ -15,18 +15,24 @@ import fcntl
 import mmap
 import os
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing import reduction
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, Literal
 
 from .._core.chunks import Cut
 from .._lifetime import closing_fds
+from .journal import HEAD_WORDS, JOURNAL_BYTES, Ended, Journal, read_journal
 
 __all__ = ["Allowance", "ClaimFile", "ClaimTable", "SharedClaim"]
 
 SLOTS = 16
 _WORDS = 3  # started, stop, since (microseconds)
-_TABLE_BYTES = SLOTS * _WORDS * 8
+_TABLE_WORDS = SLOTS * _WORDS
+_AREA_BYTES = (_TABLE_WORDS + HEAD_WORDS) * 8 + JOURNAL_BYTES  # of one worker
+
+_READS_FUNCTION, _READS_ITEMS = 1, 2  # where times stand when something was started
 
 
 def _lock(fd: int, slot: int) -> None:
@@ -42,7 +48,7 @@ def _unlock(fd: int, slot: int) -> None:
 
 
 class ClaimFile:
-    """The memory that the tables of all workers are in. It travels to a worker when that is started.
+    """The memory that the areas of all workers are in. It travels to a worker when that is started.
 
     One descriptor in each process, which stays open as long as anybody needs it: to close any descriptor of a
     file lets go of all record locks that the process has on it.
@@ -54,12 +60,13 @@ class ClaimFile:
     lent = False
 
     def __init__(self, tables: int) -> None:
-        self._attach(_anonymous_file(tables * _TABLE_BYTES))
+        self._attach(_anonymous_file(tables * _AREA_BYTES))
 
     def _attach(self, fd: int) -> None:
         self.fd = fd
         self._map = mmap.mmap(fd, os.fstat(fd).st_size)
-        self.words = memoryview(self._map).cast("q")
+        self.bytes = memoryview(self._map)
+        self.words = self.bytes.cast("q")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _attached, (reduction.DupFd(self.fd),)
@@ -73,6 +80,7 @@ class ClaimFile:
         with closing_fds:
             if self.fd >= 0:
                 self.words.release()
+                self.bytes.release()
                 self._map.close()
                 os.close(self.fd)
                 self.fd = -1
@@ -83,11 +91,13 @@ class ClaimTable:
 
     def __init__(self, file: ClaimFile, index: int) -> None:
         self._file = file
+        self._index = index
         self._words = file.words
-        self._first = index * SLOTS
+        self._table = index * _AREA_BYTES // 8
+        self._journal = self._table + _TABLE_WORDS
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ClaimTable, (self._file, self._first // SLOTS)
+        return ClaimTable, (self._file, self._index)
 
     # In the parent
 
@@ -100,9 +110,16 @@ class ClaimTable:
         """How many items of the chunk were started."""
         return self._words[self._at(slot)]
 
-    def died_reading(self, slot: int) -> bool:
-        """Whether the worker, if it is dead, took the chunk up and started nothing: reading it killed it."""
-        return not self.started(slot) and self._words[self._at(slot) + 2] != 0
+    def died_reading(self, slot: int) -> Literal["function", "items"] | None:
+        """What the worker, if it is dead, was reading of the chunk: that killed it. None where it was not."""
+        if self.started(slot):
+            return None
+        stage = self._words[self._at(slot) + 2]
+        return "function" if stage == _READS_FUNCTION else "items" if stage == _READS_ITEMS else None
+
+    def ended(self) -> Ended:
+        """What the worker, if it is dead, had run and not reported."""
+        return read_journal(self._words, self._journal, self._room())
 
     def since(self, slot: int) -> float:
         """When the last were started (`time.monotonic` of this machine, seconds)."""
@@ -113,7 +130,26 @@ class ClaimTable:
 
         None: the worker has the lock and does not give it back in time (it may have been stopped).
         """
-        at, fd, byte = self._at(slot), self._file.fd, self._first + slot
+        at = self._at(slot)
+        with self._held(slot) as held:
+            if not held:
+                return None
+            started, stop = self._words[at], self._words[at + 1]
+            self._words[at + 1] = stop = cut(started, stop)
+            return stop
+
+    def while_at(self, slot: int, started: int, do: Callable[[], object]) -> bool:
+        """Do something while no item can be started, unless more were already; whether it was done."""
+        with self._held(slot):
+            if self.started(slot) != started:
+                return False
+            do()
+            return True
+
+    @contextmanager
+    def _held(self, slot: int) -> Iterator[bool]:
+        """The lock of a slot; False where the worker has it and does not give it back in time."""
+        fd, byte = self._file.fd, self._byte(slot)
         for _ in range(50):
             try:
                 _try_lock(fd, byte)
@@ -121,25 +157,35 @@ class ClaimTable:
             except OSError:
                 sleep(0.0001)
         else:
-            return None
+            yield False
+            return
         try:
-            started, stop = self._words[at], self._words[at + 1]
-            self._words[at + 1] = stop = cut(started, stop)
-            return stop
+            yield True
         finally:
             _unlock(fd, byte)
 
     # In the worker
 
-    def take_up(self, slot: int) -> None:
+    def note_reading(self, slot: int, what: Literal["function", "items"]) -> None:
         """Note that the chunk is being read, which may run code of the user's, and end the process."""
-        self._words[self._at(slot) + 2] = 1
+        self._words[self._at(slot) + 2] = _READS_FUNCTION if what == "function" else _READS_ITEMS
 
     def claim(self, slot: int, allowance: Allowance) -> SharedClaim:
-        return SharedClaim(self._file.fd, self._words, self._first + slot, allowance)
+        return SharedClaim(self._file.fd, self._byte(slot), self._words, self._at(slot), allowance)
+
+    def journal(self) -> Journal:
+        return Journal(self._words, self._journal, self._room())
 
     def _at(self, slot: int) -> int:
-        return (self._first + slot) * _WORDS
+        return self._table + slot * _WORDS
+
+    def _byte(self, slot: int) -> int:
+        """Which byte of the file is locked for the slot; what is there does not matter."""
+        return self._index * SLOTS + slot
+
+    def _room(self) -> memoryview:
+        begin = (self._journal + HEAD_WORDS) * 8
+        return self._file.bytes[begin : begin + JOURNAL_BYTES]
 
 
 class Allowance:
@@ -178,20 +224,20 @@ class Allowance:
 
 
 class SharedClaim:
-    """The worker's side of one slot, by its number in the file: see `parallelkit._worker.Claim`."""
+    """The worker's side of one slot, see `parallelkit._work.Claim`: `at` its words, `byte` its lock."""
 
-    __slots__ = ("_allowance", "_at", "_fd", "_slot", "_words")
+    __slots__ = ("_allowance", "_at", "_byte", "_fd", "_words")
 
-    def __init__(self, fd: int, words: memoryview[int], slot: int, allowance: Allowance):
+    def __init__(self, fd: int, byte: int, words: memoryview[int], at: int, allowance: Allowance):
         self._fd = fd
+        self._byte = byte
         self._words = words
-        self._slot = slot
-        self._at = slot * _WORDS
+        self._at = at
         self._allowance = allowance
 
     def take(self, items: int) -> int:
         words, at = self._words, self._at
-        _lock(self._fd, self._slot)
+        _lock(self._fd, self._byte)
         try:
             started, stop = words[at], words[at + 1]
             taken = self._allowance.take(min(items, stop - started))
@@ -199,7 +245,7 @@ class SharedClaim:
             words[at + 2] = int(monotonic() * 1e6)
             return taken
         finally:
-            _unlock(self._fd, self._slot)
+            _unlock(self._fd, self._byte)
 
 
 def _attached(duplicate: Any) -> ClaimFile:

@@ -24,6 +24,7 @@ __all__ = [
     "FUNCTION",
     "LAST",
     "ONCE",
+    "RECORDS",
     "UNRETRIABLE",
     "Frame",
     "FrameReader",
@@ -53,6 +54,8 @@ LAST = 1
 """SETTLED: the worker is done with the chunk."""
 UNRETRIABLE = 2
 """SETTLED: what failed cannot be tried again."""
+RECORDS = 4
+"""SETTLED: the values are records of a journal."""
 ONCE = 1
 """CHUNK: the work comes with this chunk and for it alone."""
 FUNCTION = 2

@@ -7,9 +7,10 @@ import select
 import selectors
 import threading
 from contextlib import ExitStack, suppress
+from functools import partial
 from multiprocessing import process as processes
 from time import monotonic, sleep
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from .._core.chunks import Chunk, Cut
 from .._lifetime import closing_fds
@@ -84,6 +85,25 @@ class Owner(Protocol):
         ...
 
 
+class LeftBehind(NamedTuple):
+    """What a dead worker leaves.
+
+    Attributes:
+        claimed: of each chunk, how many items were started.
+        values, failures: of each, values of items that ended, exceptions of those that cannot be rebuilt.
+        indices: the items without an outcome: it was in them.
+        one_by_one: chunks that it died of while it read their items: one of them is to blame, none was run.
+        function: key of the function that it died of while it read that.
+    """
+
+    claimed: dict[int, int]
+    values: dict[int, dict[int, Any]]
+    failures: dict[int, dict[int, BaseException]]
+    indices: list[int]
+    one_by_one: set[int]
+    function: int | None
+
+
 class Peer:
     """One worker process as the parent sees it: its two pipes, its claims, the chunks it has."""
 
@@ -99,7 +119,7 @@ class Peer:
         self._claims = claims
         self._gone = False
         self._knows: set[int] = set()
-        self._chunks: dict[int, tuple[Chunk, int]] = {}  # by number: the chunk and its slot
+        self._chunks: dict[int, tuple[Chunk, int, int]] = {}  # by number: chunk, slot, key of the work
         self._settled: dict[int, int] = {}
         self._free_slots = list(range(SLOTS))
         with ExitStack() as ours, ExitStack() as theirs:
@@ -136,7 +156,7 @@ class Peer:
                 return False
             slot = self._free_slots.pop()
             self._claims.open(slot, len(chunk))
-            self._chunks[frame.number] = chunk, slot
+            self._chunks[frame.number] = chunk, slot, frame.first
             known = frame.first in self._knows
             if not frame.flags & ONCE:
                 self._knows.add(frame.first)
@@ -160,6 +180,14 @@ class Peer:
                 self.expendable = True
                 self.given_up_for = reason
                 self.process.kill()
+
+    def kill_inside(self, chunk_id: int, started: int, reason: Exception) -> bool:
+        """Kill the worker if it has started so many items of a chunk and no more; whether it was so."""
+        with self._lock:
+            if self._gone or chunk_id not in self._chunks:
+                return False
+            slot = self._chunks[chunk_id][1]
+            return self._claims.while_at(slot, started, partial(self.kill, reason))
 
     def disown(self) -> None:
         """In a forked child: the worker must not take this process for its parent, nor wait for its end."""
@@ -288,7 +316,7 @@ class Peer:
 
     def land(self, chunk_id: int) -> Chunk:
         with self._lock:
-            chunk, slot = self._chunks.pop(chunk_id)
+            chunk, slot, _ = self._chunks.pop(chunk_id)
             self._settled.pop(chunk_id, None)
             self._free_slots.append(slot)
             return chunk
@@ -296,15 +324,27 @@ class Peer:
     def note_settled(self, chunk_id: int, stop: int) -> None:
         self._settled[chunk_id] = stop
 
-    def abandoned_chunks(self) -> tuple[dict[int, int], list[int]]:
-        """Of the chunks it died with: how many items of each were started; which have no outcome."""
-        claimed: dict[int, int] = {}
-        indices: list[int] = []
-        for chunk_id, (chunk, slot) in self._chunks.items():
-            started = len(chunk) if self._claims.died_reading(slot) else self._claims.started(slot)
-            claimed[chunk_id] = started
-            indices += range(self._settled.get(chunk_id, chunk.start), chunk.start + started)
-        return claimed, indices
+    def left_behind(self) -> LeftBehind:
+        """What became of the chunks it had, now that it is dead."""
+        left = LeftBehind({}, {}, {}, [], set(), None)
+        journal = self._claims.ended()
+        for chunk_id, (chunk, slot, work) in self._chunks.items():
+            settled = self._settled.get(chunk_id, chunk.start)
+            started = self._claims.started(slot)
+            reading = self._claims.died_reading(slot)
+            if reading == "function":
+                started, left = len(chunk), left._replace(function=work)
+            elif reading == "items":
+                started = len(chunk) if len(chunk) == 1 else 0
+                left.one_by_one.add(chunk_id)
+            elif journal.number == chunk_id:
+                left.values[chunk_id], left.failures[chunk_id] = journal.values, journal.failures
+                if journal.running is not None:
+                    started = min(started, max(journal.running, settled) + 1 - chunk.start)
+            left.claimed[chunk_id] = started
+            ended = left.values.get(chunk_id, {}).keys() | left.failures.get(chunk_id, {}).keys()
+            left.indices.extend(i for i in range(settled, chunk.start + started) if i not in ended)
+        return left
 
     def take_back(self, chunk_id: int, cut: Cut) -> int | None:
         with self._lock:

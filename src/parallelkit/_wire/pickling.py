@@ -17,18 +17,18 @@ from operator import is_not
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from ..errors import RemoteError, RemoteTraceback, SerializationError
+from ..errors import SerializationError
 from .heritage import Heritage
 
 __all__ = [
     "FunctionPickles",
     "dumps",
     "follow",
+    "has_handles",
     "is_immutable",
+    "is_plain",
     "loads",
-    "pack_exception",
     "salvage",
-    "unpack_exception",
     "unpicklable",
 ]
 
@@ -77,14 +77,32 @@ def dumps_by_reference(obj: object, heritage: Heritage | None = None) -> bytes |
     except Exception:
         pickled = None
     if pickled is not None:
+        if is_plain(pickled):
+            return pickled
         if _registered_by_value() and _mentions_registered(pickled):
             return None
-        # A mention of a global holds the name of its module, "__main__" or "__mp_main__". These bytes may
-        # be there by chance, which costs time and nothing else.
-        if b"_main__" not in pickled:
-            # A plain pickle of a connection has the number of a descriptor, which is another one elsewhere.
-            return _dumps_handles(obj) if b"multiprocessing" in pickled else pickled
+        if _MAIN not in pickled:
+            return _dumps_handles(obj)
     return None if heritage is None else heritage.dumps(obj)
+
+
+# A mention of a global holds the name of its module, "__main__" or "__mp_main__". These bytes may be there by
+# chance, which costs time and nothing else.
+_MAIN = b"_main__"
+# A plain pickle of a connection has the number of a descriptor, which is another one elsewhere.
+_HANDLES = b"multiprocessing"
+
+
+def is_plain(pickled: bytes) -> bool:
+    """Whether what `pickle.dumps` made can be read in another process as it is."""
+    if _MAIN in pickled or has_handles(pickled):
+        return False
+    return not (_registered_by_value() and _mentions_registered(pickled))
+
+
+def has_handles(pickled: bytes) -> bool:
+    """Whether there may be descriptors in what `pickle.dumps` made."""
+    return _HANDLES in pickled
 
 
 def _dumps_handles(obj: object) -> bytes:
@@ -364,73 +382,3 @@ def salvage(data: bytes) -> tuple[list[object], dict[int, Exception]]:
     from . import salvaging
 
     return salvaging.salvage(data)
-
-
-# ---------------------------------------------------------------- exceptions
-
-
-def pack_exception(exc: BaseException) -> tuple[str, str, str, bytes | None]:
-    """The (type, message, traceback, pickle or None) of any exception, whatever its class does."""
-    name, message = _type_name(exc), _message(exc)
-    return name, message, _traceback_text(exc) or f"{name}: {message}\n", _pickled_exception(exc)
-
-
-def unpack_exception(packed: tuple[str, str, str, bytes | None]) -> Exception:
-    """What to raise here for an exception that was packed in a worker.
-
-    The exception itself where it can be rebuilt, else a RemoteError; its `__cause__` is
-    a RemoteTraceback. For a SystemExit and the like, which would end more than one item
-    here, a RemoteError whose `__context__` is the original.
-    """
-    type_name, message, text, pickled = packed
-    original = None if pickled is None else _load_exception(pickled)
-    if isinstance(original, Exception):
-        error = original
-    else:
-        error = RemoteError(type_name, message)
-        error.__context__ = original
-    # Past the `__setattr__` of its class: an exception may be a frozen dataclass.
-    BaseException.__setattr__(error, "__cause__", RemoteTraceback(text))
-    return error
-
-
-def _type_name(exc: BaseException) -> str:
-    cls = type(exc)
-    try:
-        name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-    except BaseException:
-        name = type.__repr__(cls)
-    return name
-
-
-def _message(exc: BaseException) -> str:
-    try:
-        return "".join((str(exc),))  # joined: an instance of a subclass of str becomes a str
-    except BaseException:
-        return "<its message could not be made>"
-
-
-def _traceback_text(exc: BaseException) -> str:
-    import traceback
-
-    try:
-        return "".join(traceback.format_exception(exc))
-    except BaseException:
-        return ""
-
-
-def _pickled_exception(exc: BaseException) -> bytes | None:
-    try:
-        pickled = dumps(exc, to_parent=True)
-    except BaseException:
-        return None
-    # A class whose __init__ takes other arguments than its `args` fails only on loading.
-    return None if _load_exception(pickled) is None else pickled
-
-
-def _load_exception(pickled: bytes) -> BaseException | None:
-    try:
-        loaded = loads(pickled)
-    except BaseException:
-        return None
-    return loaded if isinstance(loaded, BaseException) else None

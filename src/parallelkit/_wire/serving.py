@@ -20,9 +20,21 @@ from .._work import Work
 from .._worker import Worker
 from ..errors import InitializerFailed, SerializationError
 from .claims import Allowance, ClaimTable
-from .frames import FUNCTION, LAST, ONCE, UNRETRIABLE, Frame, FrameReader, FrameWriter, Kind, is_readable
+from .exceptions import pack_exception
+from .frames import (
+    FUNCTION,
+    LAST,
+    ONCE,
+    RECORDS,
+    UNRETRIABLE,
+    Frame,
+    FrameReader,
+    FrameWriter,
+    Kind,
+    is_readable,
+)
 from .heritage import Heritage
-from .pickling import dumps, follow, loads, pack_exception, salvage, unpicklable
+from .pickling import dumps, follow, loads, salvage, unpicklable
 
 __all__ = ["Portable", "WorkerName", "serve"]
 
@@ -130,6 +142,7 @@ class _Server:
         self._writer = FrameWriter(answers)
         self._claims = claims
         self._worker = worker
+        self._journal = claims.journal()
         self._allowance = allowance
         self._works: dict[int, Work] = {}
         self._unreadable: dict[int, Exception] = {}
@@ -166,12 +179,13 @@ class _Server:
         self._writer.write(frame)
 
     def _run_chunk(self, frame: Frame) -> None:
-        self._claims.take_up(frame.slot)
+        self._claims.note_reading(frame.slot, "function")
         try:
             work = self._work(frame)
         except SerializationError as error:
             self._reject(frame, {-1: error})  # of no item: of all
             return
+        self._claims.note_reading(frame.slot, "items")
         try:
             items = loads(frame.extra)
         except BaseException:
@@ -180,7 +194,8 @@ class _Server:
             return
         self._allowance.begin(frame.first, work.task_items, len(items))
         claim = self._claims.claim(frame.slot, self._allowance)
-        self._worker.run(work, items, frame.second, claim, partial(self._report, frame.number))
+        self._journal.begin(frame.number, frame.second, frame.first)
+        self._worker.run(work, items, frame.second, claim, partial(self._report, frame.number), self._journal)
 
     def _work(self, frame: Frame) -> Work:
         key = frame.first
@@ -214,11 +229,15 @@ class _Server:
         self.answer(Frame(Kind.REJECTED, number=frame.number, extra=_pack_failures(failures)))
 
     def _report(self, number: int, outcomes: Outcomes, seconds: float, last: bool) -> None:
-        try:
-            values = dumps(outcomes.values, True, self.heritage)
-        except BaseException:
-            values = self._without_unpicklable(outcomes)
         flags = (LAST if last else 0) | (0 if outcomes.retriable else UNRETRIABLE)
+        values = self._journal.report_of(outcomes.start, outcomes.stop)
+        if values is not None:
+            flags |= RECORDS
+        else:
+            try:
+                values = dumps(outcomes.values, True, self.heritage)
+            except BaseException:
+                values = self._without_unpicklable(outcomes)
         failures = _pack_failures(outcomes.failures) if outcomes.failures else b""
         self.answer(
             Frame(Kind.SETTLED, flags, 0, number, outcomes.start, outcomes.stop, seconds, values, failures)

@@ -15,12 +15,12 @@ What a backend reports, it passes to `post`, from any thread:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from .._core.chunks import Chunk, Cut
-from .._core.scheduler import Rejected, Settled
+from .._core.scheduler import Flight, Lost, Rejected, Settled
 from .._work import Work
 from .._worker import LANES
 from ..cpus import cpu_count
@@ -53,11 +53,32 @@ class WorkerLeft(NamedTuple):
     `claimed` says, of the chunks it had, how many items of each were started; those without an outcome
     fail with `error`, the others are handed out again. Of a chunk that is not named, none was started.
     None for the whole says that it is not known: all may have been started.
+
+    `ended` has the values, by chunk and by index in the input, of items that had ended and were not reported;
+    `failed` has exceptions in the same way. In `one_by_one` are chunks of which nothing was started, but
+    which it died of: their items travel alone when they are handed out again.
     """
 
     worker: Hashable
     error: Exception
     claimed: Mapping[int, int] | None = None
+    ended: Mapping[int, Mapping[int, Any]] = {}
+    failed: Mapping[int, Mapping[int, Exception]] = {}
+    one_by_one: Collection[int] = ()
+
+    def loss_of(self, flight: Flight, *, final: bool) -> Lost:
+        """What became of one of its chunks."""
+        chunk_id, chunk = flight.chunk_id, flight.chunk
+        started = len(chunk) if self.claimed is None else self.claimed.get(chunk_id, 0)
+        return Lost(
+            chunk_id,
+            chunk.start + started,
+            self.error,
+            final,
+            self.ended.get(chunk_id, {}),
+            self.failed.get(chunk_id, {}),
+            chunk_id in self.one_by_one,
+        )
 
 
 class Broken(NamedTuple):
@@ -163,10 +184,14 @@ class Backend(ABC):
         """How many items of a chunk were started, and when the last (`time.monotonic`); None if not known."""
         return None
 
-    def abandon(self, worker: Hashable, error: Exception) -> None:
+    def abandon(self, chunk_id: int, started: int, error: Exception) -> bool:
         """Give up a worker that is stuck in an item: report `WorkerLeft` with `error`, perhaps a new one.
 
         Called only where `can_abandon`.
+
+        Returns:
+            Whether it was. Not if it has started more than so many items of the chunk meanwhile, or is
+            through with it: another item would be hit.
         """
         raise NotImplementedError
 

@@ -16,10 +16,11 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from .._core.chunks import Chunk, Cut
-from .._core.outcome import Outcomes
 from .._core.scheduler import Rejected, Settled
+from .._wire.answers import read_failures, read_outcomes, result_failed
 from .._wire.claims import ClaimFile, ClaimTable
-from .._wire.frames import FUNCTION, LAST, ONCE, UNRETRIABLE, Frame, Kind
+from .._wire.exceptions import unpack_exception
+from .._wire.frames import FUNCTION, LAST, ONCE, Frame, Kind
 from .._wire.heritage import Heritage
 from .._wire.peer import Peer, Selector
 from .._wire.pickling import (
@@ -27,8 +28,6 @@ from .._wire.pickling import (
     dumps,
     is_immutable,
     loads,
-    salvage,
-    unpack_exception,
     unpicklable,
 )
 from .._wire.sealed import Sealed
@@ -44,7 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["ProcessBackend"]
 
 START_ATTEMPTS = 3
-"""So many workers in a row may die before they are ready; then no more are started."""
+"""So many workers in a row may die before they are ready; then no more are started. So many may die of
+reading one function; then it is not sent any more."""
 
 
 class ProcessBackend(LazyBackend):
@@ -87,6 +87,7 @@ class ProcessBackend(LazyBackend):
         self._functions = FunctionPickles(heritage=self._heritage)
         self._work_keys = count(-1, -1).__next__  # below zero: those above are of functions
         self._failed_starts = 0
+        self._deadly: dict[int, list[Exception]] = {}  # by key of a function: deaths of reading it
         self._populating = False
         self._broken = False
         self._closed = False
@@ -136,6 +137,9 @@ class ProcessBackend(LazyBackend):
             raise _Unpicklable(dict.fromkeys(range(chunk.start, chunk.stop), failure)) from error
         for old in retired:
             self._tell_all_to_forget(old)
+        deaths = self._deadly.get(key, [])
+        if len(deaths) >= START_ATTEMPTS:
+            raise _Unpicklable(dict.fromkeys(range(chunk.start, chunk.stop), deaths[-1]))
         items = chunk.items
         try:
             extra = dumps(items, heritage=self._heritage)
@@ -258,7 +262,7 @@ class ProcessBackend(LazyBackend):
 
     def on_frame(self, peer: Peer, frame: Frame) -> None:
         if frame.kind == Kind.SETTLED:
-            outcomes = _read_outcomes(frame)
+            outcomes = read_outcomes(frame)
             if frame.flags & LAST:
                 self._land(peer, frame.number)
             else:
@@ -266,7 +270,7 @@ class ProcessBackend(LazyBackend):
             self._post(Settled(frame.number, outcomes, frame.seconds, bool(frame.flags & LAST)))
         elif frame.kind == Kind.REJECTED:
             chunk = self._land(peer, frame.number)
-            failures = _read_failures(frame)
+            failures = read_failures(frame)
             if -1 in failures:
                 failures = dict.fromkeys(range(chunk.start, chunk.stop), failures[-1])
             self._post(Rejected(frame.number, failures))
@@ -281,15 +285,21 @@ class ProcessBackend(LazyBackend):
     def on_death(self, peer: Peer, exitcode: int | None) -> None:
         """A worker process has ended, all that it wrote has been read."""
         del self._peers[peer.worker]
-        claimed, indices = peer.abandoned_chunks()
-        for chunk_id in claimed:
+        left = peer.left_behind()
+        for chunk_id in left.claimed:
             self._carriers.pop(chunk_id, None)
         if not peer.ready and not peer.expendable:
             self._failed_starts += 1
             if self._failed_starts >= START_ATTEMPTS:
                 self._break(_dies_at_start(exitcode))
-        error = peer.given_up_for or _died(self._index(peer.worker), exitcode, indices)
-        self._post(WorkerLeft(peer.worker, error, claimed))
+        error = peer.given_up_for or _died(self._index(peer.worker), exitcode, left.indices)
+        if left.function is not None:
+            self._deadly[left.function] = [*self._deadly.get(left.function, []), error]
+        failed = {
+            chunk_id: {index: result_failed(cause) for index, cause in failures.items()}
+            for chunk_id, failures in left.failures.items()
+        }
+        self._post(WorkerLeft(peer.worker, error, left.claimed, left.values, failed, left.one_by_one))
         if not (self._closed or self._broken):
             self._join_in_place_of(peer.worker)
 
@@ -320,11 +330,9 @@ class ProcessBackend(LazyBackend):
         peer = self._carriers.get(chunk_id)
         return None if peer is None else peer.running(chunk_id)
 
-    def abandon(self, worker: Hashable, error: Exception) -> None:
-        assert isinstance(worker, int)
-        peer = self._peers.get(worker)
-        if peer is not None:
-            peer.kill(error)
+    def abandon(self, chunk_id: int, started: int, error: Exception) -> bool:
+        peer = self._carriers.get(chunk_id)
+        return peer is not None and peer.kill_inside(chunk_id, started, error)
 
     def forget(self, work: Work) -> None:
         if work.packed is not None:
@@ -373,36 +381,8 @@ class _Unpicklable(Exception):
         self.failures = failures
 
 
-def _read_outcomes(frame: Frame) -> Outcomes:
-    failures = _read_failures(frame) if frame.extra else {}
-    try:
-        values = loads(frame.body)
-    except BaseException as caught:
-        error = as_item_error(caught)
-        values = [None] * (frame.second - frame.first)
-        try:
-            values, broken = salvage(bytes(frame.body))
-        except SerializationError:
-            broken = {}
-        for offset, cause in (broken or dict.fromkeys(range(len(values)), error)).items():
-            failures.setdefault(frame.first + offset, _result_failed(cause))
-    return Outcomes(frame.first, frame.second, values, failures, not frame.flags & UNRETRIABLE)
-
-
-def _read_failures(frame: Frame) -> dict[int, Exception]:
-    return {index: unpack_exception(packed) for index, packed in loads(frame.extra)}
-
-
 def _item_failed(cause: BaseException) -> SerializationError:
     error = SerializationError(f"the item cannot be pickled: {type(cause).__name__}: {cause}", part="item")
-    error.__cause__ = cause
-    return error
-
-
-def _result_failed(cause: BaseException) -> SerializationError:
-    error = SerializationError(
-        f"the result could not be rebuilt in this process: {type(cause).__name__}: {cause}"
-    )
     error.__cause__ = cause
     return error
 

@@ -127,20 +127,24 @@ class ThreadBackend(LazyBackend):
         flight = self._flights.get(chunk_id)
         return None if flight is None else (flight[1].started, flight[1].since)
 
-    def abandon(self, worker: Hashable, error: Exception) -> None:
-        assert isinstance(worker, int)
+    def abandon(self, chunk_id: int, started: int, error: Exception) -> bool:
+        flight = self._flights.get(chunk_id)
+        if flight is None or not flight[1].stop_at(started):
+            return False
+        worker = flight[0]
         inbox = self._inboxes.pop(worker, None)
         if inbox is None:
-            return
+            return True
         inbox.put(None)
         claimed = {}
-        for chunk_id, (holder, claim) in list(self._flights.items()):
+        for other_id, (holder, claim) in list(self._flights.items()):
             if holder == worker:
-                claimed[chunk_id] = claim.take_back(unstarted)
-                del self._flights[chunk_id]
+                claimed[other_id] = claim.take_back(unstarted)
+                del self._flights[other_id]
         self._threads.pop(worker, None)
         self._post(WorkerLeft(worker, error, claimed))
         self._join_in_place_of(worker)
+        return True
 
     def close(self, *, kill: bool = False) -> None:
         self._closed = True

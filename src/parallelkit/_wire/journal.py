@@ -1,0 +1,164 @@
+"""Journals: what a worker has run and not reported yet, in memory that outlives it.
+
+To report each item as it ends would cost the parent more than most items do. So a worker writes down what
+ended, for the case that it dies, and reports it with much else later. The records are pickles, and as a rule
+they are what the report sends: nothing is pickled twice.
+
+    head      number of the chunk, index of the first item, bytes used, are items run one by one?
+    records   length, items, pickle of a list, the values of the next items; without a pickle, they are
+              left out; for 0 items, of a dictionary, values by index
+
+The bytes used are written last, so a record that a dying worker left half written is none. Where items are
+run one by one, the first without a record is the one that the worker was in.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from ..errors import SerializationError
+from .pickling import has_handles, is_plain, salvage
+
+__all__ = ["HEAD_WORDS", "JOURNAL_BYTES", "Ended", "Journal", "load_values", "read_journal", "split"]
+
+JOURNAL_BYTES = 1 << 19  # benchmarks/constants.py
+"""So much fits in, and a report comes when half of it is used: as large as reports of tiny items grow."""
+
+HEAD_WORDS = 4
+_NUMBER, _FIRST, _USED, _ONE_BY_ONE = range(HEAD_WORDS)
+_RECORD = struct.Struct("<II")
+_RECORD_BYTES = _RECORD.size
+_record_head = _RECORD.pack
+_SLACK = 64  # kept for records that leave values out
+
+
+class Journal:
+    """The worker's side: see `parallelkit._work.Journal`.
+
+    Args:
+        words, at: the memory as words, and where the head is among them.
+        room: the memory of the records.
+    """
+
+    def __init__(self, words: memoryview[int], at: int, room: memoryview):
+        self._words = words
+        self._at = at
+        self._used_at = at + _USED
+        self._room = room
+        self._most = len(room) - _SLACK
+        self._enough = self._most // 2
+        self._used = 0
+        self._first = self._kept = 0
+        self._work: int | None = None
+        self._exact = True
+        self._plain = True
+        self.incomplete = False
+
+    def begin(self, number: int, first: int, work: int) -> None:
+        """From now on, what is added is of this chunk, whose first item is number `first`, of this work."""
+        self.forget(first)
+        self._words[self._at + _NUMBER] = number
+        if work != self._work:
+            self._work = work
+            self._plain = True
+
+    def one_by_one(self, exact: bool) -> None:
+        self._words[self._at + _ONE_BY_ONE] = self._exact = exact
+
+    def add(self, values: list[Any] | dict[int, Any]) -> bool:
+        if not (self._plain or self._exact):
+            return self._leave_out(values)  # they have to be pickled once more, and take no time otherwise
+        try:
+            pickled = pickle.dumps(values, 5)
+        except BaseException:  # the report will say so, or send it by value
+            return self._leave_out(values)
+        length = len(pickled)
+        used = self._used + _RECORD_BYTES + length
+        if used > self._most:
+            self._leave_out(values)
+            return False
+        items = len(values) if type(values) is list else 0
+        self._kept += items
+        self._room[self._used : used] = _record_head(length, items) + pickled
+        self._words[self._used_at] = self._used = used
+        return used < self._enough
+
+    def _leave_out(self, values: list[Any] | dict[int, Any]) -> bool:
+        self.incomplete = True
+        used = self._used + _RECORD_BYTES
+        if type(values) is list and used <= len(self._room):
+            self._room[self._used : used] = _record_head(0, len(values))
+            self._words[self._used_at] = self._used = used
+        return used < self._most
+
+    def forget(self, first: int) -> None:
+        """All that was added has been reported; what is added next begins with item `first`."""
+        self._words[self._used_at] = self._used = 0
+        self._words[self._at + _FIRST] = self._first = first
+        self._kept = 0
+        self.incomplete = False
+
+    def report_of(self, start: int, stop: int) -> bytes | None:
+        """The records, if they are all values of these items and can be read in any process as they are."""
+        if self.incomplete or self._first != start or self._kept != stop - start or not self._kept:
+            return None
+        written = bytes(self._room[: self._used])
+        self._plain = is_plain(written)
+        return written if self._plain else None
+
+
+class Ended(NamedTuple):
+    """What the journal of a dead worker tells.
+
+    Attributes:
+        number: of the chunk.
+        values: by index; an item that broke on unpickling has the exception in `failures`.
+        running: index of the item that it was in or about to begin; None where it ran several in one go.
+    """
+
+    number: int
+    values: dict[int, Any]
+    failures: dict[int, BaseException]
+    running: int | None
+
+
+def read_journal(words: memoryview[int], at: int, room: memoryview) -> Ended:
+    """Read the journal of a worker that is dead."""
+    number, index, used, one_by_one = words[at : at + HEAD_WORDS]
+    values: dict[int, Any] = {}
+    failures: dict[int, BaseException] = {}
+    for items, record in split(room[:used]):
+        pickled = bytes(record)
+        if pickled and not has_handles(pickled):
+            found, broken = load_values(pickled, items)
+            values.update(found if isinstance(found, dict) else enumerate(found, index))
+            failures.update((index + offset, error) for offset, error in broken.items())
+        index += items
+    for broken_index in failures:
+        del values[broken_index]
+    return Ended(number, values, failures, index if one_by_one else None)
+
+
+def load_values(pickled: bytes | memoryview, items: int) -> tuple[Any, dict[int, BaseException]]:
+    """The values in the pickle of a list; the offsets of those that broke on unpickling, and why."""
+    try:
+        return pickle.loads(pickled), {}
+    except BaseException as error:
+        try:
+            values, broken = salvage(bytes(pickled))
+        except SerializationError:
+            values, broken = [None] * items, {}
+        return values, {**broken} or dict.fromkeys(range(len(values)), error)
+
+
+def split(written: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """The records: how many items, and the pickle."""
+    at = 0
+    while at < len(written):
+        length, items = _RECORD.unpack_from(written, at)
+        begin = at + _RECORD_BYTES
+        at = begin + length
+        yield items, written[begin:at]
