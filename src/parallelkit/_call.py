@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ._core.chunks import Chunk
 from ._core.outcome import Outcomes
 from ._core.scheduler import Fact, Flight, Scheduler
@@ -49,6 +51,18 @@ class Call:
 
     def note(self, error: Exception, index: int, chunk: Chunk) -> None:
         """Called without the lock with the error of one item, before it is delivered."""
+
+    def note_all(self, chunk_id: int, failures: Mapping[int, Exception]) -> set[int]:
+        """Note errors of items of a chunk; which are final. It may run the user's code: no lock."""
+        flight = self.scheduler.flight(chunk_id)
+        final: set[int] = set()
+        if flight is None:
+            return final
+        for index, error in failures.items():
+            self.note(error, index, flight.chunk)
+            if self.is_final(error):
+                final.add(index)
+        return final
 
     def resolve(self) -> None:
         """Called without the lock after any of the above: the place for the user's callbacks."""

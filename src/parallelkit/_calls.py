@@ -201,6 +201,7 @@ class MapCall(Call):
     def finish(self, error: BaseException | None) -> None:
         if error is not None:
             self._error = error
+            self._source = None
         self._inbox.put(None)
 
     def shut_down(self, *, cancel: bool) -> list[Fact]:

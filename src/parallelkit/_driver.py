@@ -69,7 +69,7 @@ class Driver:
         self._killed = False
         self._broken: Exception | None = None
         self._owing: dict[Call, None] = {}  # calls whose `resolve` is due
-        self._stuck: list[tuple[int, int, Exception]] = []  # chunks whose workers are to be given up
+        self._stuck: list[tuple[int, int, Exception]] = []  # whom to give up: see `Backend.abandon`
         register(self)
         backend.start(self._post)
 
@@ -139,13 +139,17 @@ class Driver:
         """
         self.closing = True
         self._leave_letter(partial(self._begin_close, cancel, kill))
+        if kill is not None and self._closed.is_set():  # the backend was let go, and may not be gone
+            end = partial(self.backend.close, kill=True)
+            call_soon(end) if self.backend.is_inside() else end()
 
-    def join(self, timeout: float | None = None) -> None:
+    def join(self) -> bool:
         """Wait until the backend is gone. A thread of the backend, which cannot wait for itself, does not."""
         if self.inherited or getattr(_in_backend, "driver", None) is self:
-            return
-        if self._closed.wait(timeout):
-            self.backend.join(timeout)
+            return False
+        self._closed.wait()
+        self.backend.join()
+        return True
 
     @property
     def usable(self) -> bool:
@@ -183,15 +187,8 @@ class Driver:
             _in_backend.worker = None
 
     def _note_items(self, chunk_id: int, failures: Mapping[int, Exception]) -> set[int]:
-        """Write on each error which item it is of; which are final. Both may run the user's code: no lock."""
         call, _ = self._flights.get(chunk_id, (None, None))
-        final = set()
-        if call is not None and (flight := call.scheduler.flight(chunk_id)) is not None:
-            for index, error in failures.items():
-                call.note(error, index, flight.chunk)
-                if call.is_final(error):
-                    final.add(index)
-        return final
+        return set() if call is None else call.note_all(chunk_id, failures)
 
     def _receive(self, event: Event, final: Mapping[Call, bool]) -> None:
         if isinstance(event, _LANDINGS):

@@ -289,7 +289,7 @@ def as_multiprocessing(error: Any) -> Any:
     """The error, or None, as `multiprocessing.pool` raises it.
 
     What could not be pickled here is the error of the pickler itself; a result that could not be pickled in
-    the worker is a MaybeEncodingError; the last cause of what was raised there is a `RemoteTraceback` of theirs.
+    the worker is a MaybeEncodingError; the last cause of an error from there is their `RemoteTraceback`.
     """
     if isinstance(error, SerializationError):
         if error.part in ("function", "item") and isinstance(error.__cause__, Exception):

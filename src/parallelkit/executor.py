@@ -10,15 +10,26 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from ._alarm import call_at
 from ._calls import MapCall, Task, TaskFuture, raise_first, released, results, unread, values
 from ._core.fold import Fold
 from ._core.keyed import KeyedCombine, KeyedMap
 from ._driver import Driver
 from ._lifetime import end_all
 from ._opening import open_map, open_tasks
-from ._options import CallOptions, MapOptions, RetryOn, check_callable, check_count, check_options
+from ._options import (
+    CallOptions,
+    MapOptions,
+    RetryOn,
+    check_callable,
+    check_count,
+    check_options,
+    check_seconds,
+    finite,
+)
 from ._work import Work
 from .backends import Backend, new_backend
 from .errors import WorkerDied
@@ -52,6 +63,8 @@ class Executor(concurrent.futures.Executor):
         initializer, initargs: called in each worker before its first item.
         finalizer: called in each worker, without arguments, when it leaves in good order.
         max_tasks_per_child: process only: a worker is replaced after this many items, between two of them.
+        max_memory_per_child: process only: a worker that has more in memory (its resident set, in bytes) is
+            replaced, between two items.
         thread_name_prefix: thread and asyncio only.
 
     Raises:
@@ -74,10 +87,12 @@ class Executor(concurrent.futures.Executor):
         *,
         finalizer: Callable[[], object] | None = None,
         max_tasks_per_child: int | None = None,
+        max_memory_per_child: int | None = None,
         thread_name_prefix: str = "",
     ):
         check_count("max_workers", max_workers)
         check_count("max_tasks_per_child", max_tasks_per_child)
+        check_count("max_memory_per_child", max_memory_per_child)
         for name, function in (("initializer", initializer), ("finalizer", finalizer)):
             if function is not None and not callable(function):
                 raise TypeError(f"{name} must be a function, not {function!r}")
@@ -88,6 +103,7 @@ class Executor(concurrent.futures.Executor):
             "initializer": partial(initializer, *initargs) if initializer is not None else None,
             "finalizer": finalizer,
             "max_tasks_per_child": max_tasks_per_child,
+            "max_memory_per_child": max_memory_per_child,
             "thread_name_prefix": thread_name_prefix or None,
         }
         if isinstance(backend, Backend):
@@ -249,19 +265,30 @@ class Executor(concurrent.futures.Executor):
 
     # The end
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def shutdown(
+        self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
+    ) -> None:
         """Take no new calls; let the workers go when all that was asked for is done.
 
         Args:
             wait: return when the workers are gone; else at once, and the work goes on.
             cancel_futures: of what was asked for, do only what is with a worker already.
+            timeout: seconds; what is not done then fails with WorkerDied, and the workers are ended, in the
+                middle of what they run. None for as long as it takes.
         """
+        check_seconds("timeout", timeout)
+        alarm = None
+        if (seconds := finite(timeout)) is not None:
+            why = f"the executor was shut down, and this was not done within timeout={timeout} s"
+            alarm = call_at(monotonic() + seconds, partial(self._driver.close, kill=WorkerDied(why)))
         if wait and not cancel_futures:
             for call in self._driver.calls:
                 call.close_input()
         self._driver.close(cancel=cancel_futures)
         if wait:
-            self._driver.join()
+            gone = self._driver.join()
+            if gone and alarm is not None:
+                alarm.cancel()
 
     def terminate_workers(self) -> None:
         """End all workers now, in the middle of what they run; all that is not done fails with WorkerDied."""

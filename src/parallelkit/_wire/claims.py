@@ -12,6 +12,7 @@ worker that is killed with the lock in its hand stops nobody.
 from __future__ import annotations
 
 import fcntl
+import math
 import mmap
 import os
 import tempfile
@@ -31,6 +32,9 @@ SLOTS = 16
 _WORDS = 3  # started, stop, since (microseconds)
 _TABLE_WORDS = SLOTS * _WORDS
 _AREA_BYTES = (_TABLE_WORDS + HEAD_WORDS) * 8 + JOURNAL_BYTES  # of one worker
+
+MEMORY_SECONDS = 0.005
+"""The memory of a worker is measured no more often; it takes some 20 µs."""
 
 _READS_FUNCTION, _READS_ITEMS = 1, 2  # where times stand when something was started
 
@@ -119,7 +123,8 @@ class ClaimTable:
 
     def ended(self) -> Ended:
         """What the worker, if it is dead, had run and not reported."""
-        return read_journal(self._words, self._journal, self._room())
+        with self._room() as room:  # let go of at once: an exception in it may keep this frame alive
+            return read_journal(self._words, self._journal, room)
 
     def since(self, slot: int) -> float:
         """When the last were started (`time.monotonic` of this machine, seconds)."""
@@ -189,15 +194,26 @@ class ClaimTable:
 
 
 class Allowance:
-    """How many more tasks a worker may start, before it is replaced; None for any number.
+    """What a worker may start before it is replaced; None for any number of tasks, or any amount of memory.
 
-    What a task is, each work says: so many of its items, or a chunk.
+    What a task is, each work says: so many of its items, or a chunk. Memory is asked for between two items,
+    and never before the first.
+
+    Args:
+        memory: bytes.
+        measure: how many bytes there are in use now.
     """
 
-    __slots__ = ("_items", "_rest", "_tasks", "_work")
+    __slots__ = ("_asked", "_items", "_measure", "_memory", "_rest", "_tasks", "_too_large", "_work")
 
-    def __init__(self, tasks: int | None):
+    def __init__(
+        self, tasks: int | None, memory: int | None = None, measure: Callable[[], int] | None = None
+    ):
         self._tasks = tasks
+        self._memory = memory
+        self._measure = measure
+        self._asked = math.inf  # when it was measured last; not before the first item
+        self._too_large = False
         self._items = 1  # of a task
         self._rest = 0  # of these, how many are left in the task that was begun
         self._work: int | None = None
@@ -210,6 +226,10 @@ class Allowance:
 
     def take(self, items: int) -> int:
         """Take so many items, or as many as are allowed: how many."""
+        if self._memory is not None:
+            self._look_at_memory(self._memory)
+            if self._too_large:
+                return 0
         if self._tasks is None:
             return items
         taken = min(items, self._rest + self._tasks * self._items)
@@ -218,9 +238,20 @@ class Allowance:
         self._rest += begun * self._items - taken
         return taken
 
+    def _look_at_memory(self, most: int) -> None:
+        now = monotonic()
+        if self._asked == math.inf:
+            self._asked = 0.0
+        elif now - self._asked >= MEMORY_SECONDS and self._measure is not None:
+            self._asked = now
+            self._too_large = self._measure() > most
+
     @property
     def spent(self) -> bool:
-        return self._tasks == 0 and self._rest == 0
+        """Whether it is to be replaced. Between two chunks, memory is looked at once more."""
+        if self._memory is not None and self._asked != math.inf:
+            self._look_at_memory(self._memory)
+        return self._too_large or (self._tasks == 0 and self._rest == 0)
 
 
 class SharedClaim:

@@ -130,7 +130,7 @@ def read_journal(words: memoryview[int], at: int, room: memoryview) -> Ended:
     number, index, used, one_by_one = words[at : at + HEAD_WORDS]
     values: dict[int, Any] = {}
     failures: dict[int, BaseException] = {}
-    for items, record in split(room[:used]):
+    for items, record in split(memoryview(bytes(room[:used]))):
         pickled = bytes(record)
         if pickled and not has_handles(pickled):
             found, broken = load_values(pickled, items)

@@ -90,6 +90,7 @@ def serve(
     initializer: Portable,
     finalizer: bytes | None,
     max_tasks: int | None,
+    max_memory: int | None,
     forked: bool,
     inherits: bool,
 ) -> None:
@@ -101,6 +102,7 @@ def serve(
         initializer: a function, perhaps pickled, or None, and its arguments.
         finalizer: a pickled function.
         max_tasks: leave after this many tasks; what one is, the work says.
+        max_memory: leave when this process has more in memory than this, in bytes.
         forked: this process is a copy of the parent, with its main module.
         inherits: what it has of that goes by name.
     """
@@ -123,7 +125,8 @@ def serve(
         return None if finalizer is None else loads(finalizer)()
 
     worker = Worker(index, initialize, finalize)
-    server = _Server(chunks.fileno(), answers.fileno(), claims, worker, Allowance(max_tasks))
+    allowance = Allowance(max_tasks, max_memory, None if max_memory is None else resident_bytes())
+    server = _Server(chunks.fileno(), answers.fileno(), claims, worker, allowance)
     server.heritage = Heritage() if inherits else None
     try:
         worker.enter()
@@ -258,6 +261,14 @@ class _Server:
             outcomes.failures[outcomes.start + offset] = failure
             outcomes.values[offset] = None
         return dumps(outcomes.values, True, self.heritage)
+
+
+def resident_bytes() -> Callable[[], int]:
+    """How to measure the memory that this process has in use (its resident set), in bytes."""
+    import psutil  # 40 ms; only workers whose memory is limited pay it
+
+    process = psutil.Process()
+    return lambda: int(process.memory_info().rss)
 
 
 def _shown(value: object) -> str:

@@ -46,6 +46,9 @@ START_ATTEMPTS = 3
 """So many workers in a row may die before they are ready; then no more are started. So many may die of
 reading one function; then it is not sent any more."""
 
+KILLED_STARTS = 10
+"""So many where they are killed from outside: the initializer need not be to blame."""
+
 
 class ProcessBackend(LazyBackend):
     """Processes, each started by the first chunk it gets, and replaced under the same index when it dies.
@@ -66,6 +69,7 @@ class ProcessBackend(LazyBackend):
         initializer: partial[object] | None = None,
         finalizer: Callable[[], object] | None = None,
         max_tasks_per_child: int | None = None,
+        max_memory_per_child: int | None = None,
         inherit_main: bool = False,
     ):
         super().__init__(max_workers)
@@ -76,6 +80,7 @@ class ProcessBackend(LazyBackend):
         self._initializer = initializer
         self._finalizer = finalizer
         self._max_tasks = max_tasks_per_child
+        self._max_memory = max_memory_per_child
         self._selector = Selector()
         self._claims = ClaimFile(max_workers)
         self._thread: threading.Thread | None = None
@@ -86,7 +91,7 @@ class ProcessBackend(LazyBackend):
         self._heritage = Heritage() if inherit_main and self._context.get_start_method() == "fork" else None
         self._functions = FunctionPickles(heritage=self._heritage)
         self._work_keys = count(-1, -1).__next__  # below zero: those above are of functions
-        self._failed_starts = 0
+        self._failed_starts = 0.0
         self._deadly: dict[int, list[Exception]] = {}  # by key of a function: deaths of reading it
         self._populating = False
         self._broken = False
@@ -232,6 +237,7 @@ class ProcessBackend(LazyBackend):
                 Portable((function, arguments)),
                 None if self._finalizer is None else dumps(self._finalizer),
                 self._max_tasks,
+                self._max_memory,
                 self._context.get_start_method() == "fork",
                 self._heritage is not None,
             ),
@@ -275,7 +281,7 @@ class ProcessBackend(LazyBackend):
                 failures = dict.fromkeys(range(chunk.start, chunk.stop), failures[-1])
             self._post(Rejected(frame.number, failures))
         elif frame.kind == Kind.READY:
-            self._failed_starts = 0
+            self._failed_starts = 0.0
         elif frame.kind == Kind.BROKEN:
             cause = unpack_exception(loads(frame.extra))
             error = initializer_failed(cause)
@@ -289,7 +295,8 @@ class ProcessBackend(LazyBackend):
         for chunk_id in left.claimed:
             self._carriers.pop(chunk_id, None)
         if not peer.ready and not peer.expendable:
-            self._failed_starts += 1
+            killed = exitcode in (-signal.SIGKILL, -signal.SIGTERM)
+            self._failed_starts += START_ATTEMPTS / KILLED_STARTS if killed else 1
             if self._failed_starts >= START_ATTEMPTS:
                 self._break(_dies_at_start(exitcode))
         error = peer.given_up_for or _died(self._index(peer.worker), exitcode, left.indices)
@@ -350,9 +357,11 @@ class ProcessBackend(LazyBackend):
 
     def close(self, *, kill: bool = False) -> None:
         with self._starting:
-            self._closed = True
+            again, self._closed = self._closed, True
             peers = list(self._peers.values())
-            if self._thread is None:
+            if self._thread is None and again:
+                pass
+            elif self._thread is None:
                 self._selector.close()
                 self._claims.close()
             elif not peers:
@@ -395,7 +404,7 @@ def _start_failed(cause: BaseException) -> InitializerFailed:
 
 def _dies_at_start(exitcode: int | None) -> InitializerFailed:
     return InitializerFailed(
-        f"{START_ATTEMPTS} workers in a row ended before they were ready, the last one {_ending(exitcode)}; "
+        f"several workers in a row ended before they were ready, the last one {_ending(exitcode)}; "
         "look at the initializer, if there is one, and at what the modules do that it needs"
     )
 
@@ -408,7 +417,7 @@ def _died(worker: int, exitcode: int | None, indices: list[int]) -> WorkerDied:
         if len(indices) == 1
         else f"items {_short(indices)}"
     )
-    return WorkerDied(f"worker {worker} {_ending(exitcode)} while it had {what}", exitcode, tuple(indices))
+    return WorkerDied(f"worker {worker} {_ending(exitcode)} while it was running {what}", exitcode, tuple(indices))
 
 
 def _short(indices: list[int]) -> str:
