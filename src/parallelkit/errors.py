@@ -46,8 +46,8 @@ class WorkerDied(ParallelError, BrokenProcessPool):
         exitcode: the exit code of the process, negative for a signal (as in
             `multiprocessing.Process.exitcode`), None where it is not known.
         indices: the positions, in the input, of the items that were lost with
-            the worker: the ones it was running, and the ones it had run
-            without having sent their results yet.
+            the worker: the one it was running; several, where they are coroutines,
+            take next to no time, or are combined in a reduction.
     """
 
     def __init__(self, message: str, exitcode: int | None = None, indices: Sequence[int] = ()):

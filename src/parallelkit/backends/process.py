@@ -417,7 +417,8 @@ def _died(worker: int, exitcode: int | None, indices: list[int]) -> WorkerDied:
         if len(indices) == 1
         else f"items {_short(indices)}"
     )
-    return WorkerDied(f"worker {worker} {_ending(exitcode)} while it was running {what}", exitcode, tuple(indices))
+    message = f"worker {worker} {_ending(exitcode)} while it was running {what}"
+    return WorkerDied(message, exitcode, tuple(indices))
 
 
 def _short(indices: list[int]) -> str:
