@@ -27,6 +27,9 @@ __all__ = ["HEAD_WORDS", "JOURNAL_BYTES", "Ended", "Journal", "load_values", "re
 JOURNAL_BYTES = 1 << 19  # benchmarks/constants.py
 """So much fits in, and a report comes when half of it is used: as large as reports of tiny items grow."""
 
+SKIPPED = 8
+"""After values that were too large to fit in, so many are not pickled to see whether they do."""
+
 HEAD_WORDS = 4
 _NUMBER, _FIRST, _USED, _ONE_BY_ONE = range(HEAD_WORDS)
 _RECORD = struct.Struct("<II")
@@ -55,15 +58,18 @@ class Journal:
         self._work: int | None = None
         self._exact = True
         self._plain = True
+        self._skip = 0  # so many are too large, as it seems
         self.incomplete = False
 
     def begin(self, number: int, first: int, work: int) -> None:
         """From now on, what is added is of this chunk, whose first item is number `first`, of this work."""
+        self._words[self._at + _ONE_BY_ONE] = False  # until somebody says so: not everyone keeps a journal
         self.forget(first)
         self._words[self._at + _NUMBER] = number
         if work != self._work:
             self._work = work
             self._plain = True
+            self._skip = 0
 
     def one_by_one(self, exact: bool) -> None:
         self._words[self._at + _ONE_BY_ONE] = self._exact = exact
@@ -71,6 +77,10 @@ class Journal:
     def add(self, values: list[Any] | dict[int, Any]) -> bool:
         if not (self._plain or self._exact):
             return self._leave_out(values)  # they have to be pickled once more, and take no time otherwise
+        if self._skip:
+            self._skip -= 1
+            self._leave_out(values)
+            return False
         try:
             pickled = pickle.dumps(values, 5)
         except BaseException:  # the report will say so, or send it by value
@@ -78,6 +88,7 @@ class Journal:
         length = len(pickled)
         used = self._used + _RECORD_BYTES + length
         if used > self._most:
+            self._skip = SKIPPED
             self._leave_out(values)
             return False
         items = len(values) if type(values) is list else 0

@@ -151,6 +151,7 @@ class _Server:
         self._unreadable: dict[int, Exception] = {}
         self._lookout = Lookout(chunks)
         self._pid = os.getpid()
+        self._thread = threading.get_ident()
         self.heritage: Heritage | None = None
 
     def run(self) -> None:
@@ -197,7 +198,8 @@ class _Server:
             return
         self._allowance.begin(frame.first, work.task_items, len(items))
         claim = self._claims.claim(frame.slot, self._allowance)
-        self._journal.begin(frame.number, frame.second, frame.first)
+        if len(items) > 1:  # the death of one tells by itself which item it was
+            self._journal.begin(frame.number, frame.second, frame.first)
         self._worker.run(work, items, frame.second, claim, partial(self._report, frame.number), self._journal)
 
     def _work(self, frame: Frame) -> Work:
@@ -233,7 +235,9 @@ class _Server:
 
     def _report(self, number: int, outcomes: Outcomes, seconds: float, last: bool) -> None:
         flags = (LAST if last else 0) | (0 if outcomes.retriable else UNRETRIABLE)
-        values = self._journal.report_of(outcomes.start, outcomes.stop)
+        # A late report comes from another thread, while the journal is written to.
+        late = threading.get_ident() != self._thread
+        values = None if late else self._journal.report_of(outcomes.start, outcomes.stop)
         if values is not None:
             flags |= RECORDS
         else:
