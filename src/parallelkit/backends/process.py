@@ -357,15 +357,14 @@ class ProcessBackend(LazyBackend):
 
     def close(self, *, kill: bool = False) -> None:
         with self._starting:
-            again, self._closed = self._closed, True
             peers = list(self._peers.values())
-            if self._thread is None and again:
-                pass
-            elif self._thread is None:
-                self._selector.close()
-                self._claims.close()
-            elif not peers:
-                self._selector.wake()  # there is no end of a worker that it could notice
+            if not self._closed:
+                self._closed = True
+                if self._thread is None:
+                    self._selector.close()
+                    self._claims.close()
+                elif not peers:
+                    self._selector.wake()  # there is no end of a worker that it could notice
         for peer in peers:
             if kill:
                 peer.kill(None)
