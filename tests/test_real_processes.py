@@ -454,7 +454,7 @@ def kill(executor: Executor) -> None:
         (1, die),
         (1, leave_early),
         (1, kill),
-        pytest.param(30, map_some, marks=pytest.mark.slow),
+        pytest.param(30, map_some, marks=[pytest.mark.slow, pytest.mark.timeout(120)]),
     ],
 )
 def test_nothing_outlives_its_executor(method: str, times: int, use_it: Callable[[Executor], object]) -> None:

@@ -62,23 +62,28 @@ class _Clock:
         """Wait and call until nothing is due any more."""
         due = self._due
         while True:
+            while not self._asked.empty():  # all of them: one that is late is not to ring before an earlier one
+                self._take_in(self._asked.get())
             while due and due[0][2].function is None:
                 heappop(due)
-            wait = due[0][0] - monotonic() if due else 0.0
-            if due and wait <= 0:
+            if not due:
+                return
+            wait = due[0][0] - monotonic()
+            if wait <= 0:
                 _call(heappop(due)[2])
                 continue
             try:
-                alarm = self._asked.get(block=bool(due), timeout=min(wait, threading.TIMEOUT_MAX))
+                self._take_in(self._asked.get(timeout=min(wait, threading.TIMEOUT_MAX)))
             except Empty:
-                if not due:
-                    return
-            else:
-                heappush(due, (alarm.when, next(self._numbers), alarm))
-                if len(due) > self._most:
-                    due[:] = [entry for entry in due if entry[2].function is not None]
-                    heapify(due)
-                    self._most = 2 * len(due) + 64
+                pass
+
+    def _take_in(self, alarm: Alarm) -> None:
+        due = self._due
+        heappush(due, (alarm.when, next(self._numbers), alarm))
+        if len(due) > self._most:
+            due[:] = [entry for entry in due if entry[2].function is not None]
+            heapify(due)
+            self._most = 2 * len(due) + 64
 
 
 def _call(alarm: Alarm) -> None:
