@@ -62,7 +62,7 @@ class _Clock:
         """Wait and call until nothing is due any more."""
         due = self._due
         while True:
-            while not self._asked.empty():  # all of them: one that is late is not to ring before an earlier one
+            while not self._asked.empty():  # all: one that is late is not to ring before an earlier one
                 self._take_in(self._asked.get())
             while due and due[0][2].function is None:
                 heappop(due)
