@@ -35,10 +35,12 @@ def start(arguments: Iterable[object], **options: object) -> subprocess.Popen[st
     return popen
 
 
-def finish(program: subprocess.Popen[str], stdin: str | None = None) -> tuple[str, str]:
+def finish(
+    program: subprocess.Popen[str], stdin: str | None = None, patience: float = PATIENCE
+) -> tuple[str, str]:
     """Wait until the program and all that has its output open are gone; what it said on stdout and stderr."""
     try:
-        return program.communicate(stdin, timeout=PATIENCE)
+        return program.communicate(stdin, timeout=patience)
     except subprocess.TimeoutExpired:
         kill_tree(program)
         out, err = program.communicate()

@@ -1,0 +1,65 @@
+"""What is asked after a fault: is the executor usable, what ran, what is the cause of an error."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parallelkit import Executor, RemoteError
+from programs.watching import METHODS
+
+FORK_WARNING = "ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"
+"""From 3.12 on; the workers of these tests survive it."""
+
+
+def on_each_method(
+    cells: Iterable[Any], daily: Callable[..., bool] = lambda *cell: False
+) -> list[tuple[Any, ...]]:
+    """The cells of a table on each start method, as `method, *cell`: all of them on the quickest.
+
+    On the others only those are run by default that `daily` says, the rest with the slow tests.
+    """
+    return [
+        pytest.param(method, *cell, marks=() if method == METHODS[0] or daily(*cell) else (pytest.mark.slow,))
+        for method in METHODS
+        for cell in cells
+    ]
+
+
+def check_usable(executor: Executor) -> None:
+    """The same executor works as if nothing had been."""
+    assert list(executor.map(abs, range(-5, 0))) == [5, 4, 3, 2, 1], "the executor is not usable"
+    assert executor.submit(abs, -7).result() == 7
+
+
+def lines(path: str) -> list[str]:
+    return Path(path).read_text().split()
+
+
+def counted(path: str) -> Counter[int]:
+    """How often each number is in the file that `faults.note` has written."""
+    return Counter(map(int, lines(path)))
+
+
+def failed(results: list[Any]) -> list[int]:
+    """The positions of what is an exception."""
+    return [position for position, result in enumerate(results) if isinstance(result, Exception)]
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, its cause, the cause of that, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def is_caused_by(error: BaseException, name: str) -> bool:
+    """Whether something of that class is among the causes, be it by a stand-in that says so."""
+    return any(
+        type(cause).__name__ == name or (isinstance(cause, RemoteError) and cause.type_name == name)
+        for cause in causes(error)
+    )
