@@ -64,6 +64,56 @@ def arrive(number: int, way: str, marker: str | None) -> int:
     return number
 
 
+class CrashingFunction:
+    """Crashes as `Crashing` does, and gives back what it is called with."""
+
+    def __init__(self, place: str, way: str):
+        self.place = place
+        self.way = way
+
+    def __call__(self, item: Any) -> Any:
+        return item
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.place.endswith("unpickle"):
+            return arrive_as_function, (self.way,)
+        crash(self.way)
+        return CrashingFunction, (self.place, self.way)
+
+
+def arrive_as_function(way: str) -> CrashingFunction:
+    crash(way)
+    return CrashingFunction("function unpickle", way)
+
+
+class CrashingError(Exception):
+    """An exception that crashes as `Crashing` does."""
+
+    def __init__(self, message: str, place: str, way: str):
+        super().__init__(message)
+        self.place = place
+        self.way = way
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.place.endswith("unpickle"):
+            return arrive_as_error, (self.args[0], self.place, self.way)
+        crash(self.way)
+        return CrashingError, (self.args[0], self.place, self.way)
+
+
+def arrive_as_error(message: str, place: str, way: str) -> CrashingError:
+    crash(way)
+    return CrashingError(message, place, way)
+
+
+def raise_at(bad: int, place: str, way: str, runs: str, item: int) -> int:
+    """Twice the item; the one that is `bad` raises an exception that crashes at its place."""
+    faults.note(runs, item)
+    if item == bad:
+        raise CrashingError("spam and eggs", place, way)
+    return 2 * item
+
+
 def double(bad: int, place: str, way: str, runs: str, marker: str | None, item: int) -> Any:
     """Twice the item; the one that is `bad` crashes at its place. Each one that is run is in the file."""
     faults.note(runs, item)

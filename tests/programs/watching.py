@@ -82,6 +82,15 @@ def wait_until_gone(processes: Iterable[psutil.Process]) -> list[psutil.Process]
     return alive
 
 
+def wait_until_asleep(pid: int) -> None:
+    """Wait until a process waits for something, as one does that writes and that nobody reads."""
+    deadline = monotonic() + PATIENCE
+    process = psutil.Process(pid)
+    while process.status() != psutil.STATUS_SLEEPING:
+        assert monotonic() < deadline, f"it is {process.status()}, not asleep"
+        sleep(0.01)
+
+
 def _is_alive(process: psutil.Process) -> bool:
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)

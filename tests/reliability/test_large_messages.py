@@ -1,0 +1,136 @@
+"""Workers that are killed in the middle of a large message, which they write, or which is written to them.
+
+A message is larger than a pipe, so that whoever writes waits for the one who reads, who is held here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checks import FORK_WARNING, check_usable, counted, failed, on_each_method
+
+from parallelkit import Executor, WorkerDied
+from parallelkit.testing import Gate, Notes
+from programs import large
+from programs.watching import PATIENCE, wait_until_asleep
+
+pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings(FORK_WARNING)]
+
+EACH_KIND = pytest.mark.parametrize(
+    ("method", "kind"), on_each_method([("bytes",), ("array",)], daily=lambda kind: kind == "array")
+)
+
+
+@contextmanager
+def nobody_reads(executor: Executor, folder: Path) -> Iterator[Callable[[], None]]:
+    """The thread that reads answers is held in a callback, from the moment that the given function is called.
+
+    Until then the only worker waits in an item, so that what is asked of it meanwhile comes right after.
+    """
+    gate = Gate(folder, "first gate")
+    held, leave = threading.Event(), threading.Event()
+
+    def hold(future: Future[Any]) -> None:
+        held.set()
+        leave.wait(PATIENCE)
+
+    def begin() -> None:
+        gate.open()
+        assert held.wait(PATIENCE)
+
+    first = executor.submit(gate.pass_through, "first")
+    first.add_done_callback(hold)
+    try:
+        yield begin
+    finally:
+        leave.set()
+    assert first.result() == "first"
+
+
+@EACH_KIND
+def test_killed_while_it_writes_the_result_of_a_submit(method: str, tmp_path: Path, kind: str) -> None:
+    notes = Notes(tmp_path)
+    with Executor("process", 1, method) as executor:
+        worker = executor.submit(os.getpid).result()
+        with nobody_reads(executor, tmp_path) as begin:
+            bad = executor.submit(large.make, kind, notes)
+            after = executor.submit(abs, -1)
+            begin()
+            notes.wait_for(1)
+            wait_until_asleep(worker)  # in the middle of writing: the pipe is full
+            os.kill(worker, signal.SIGKILL)
+        error = bad.exception()
+        assert isinstance(error, WorkerDied)
+        assert error.exitcode == -signal.SIGKILL
+        assert after.result() == 1
+        check_usable(executor)
+    assert len(notes.lines()) == 1, "it ran twice"
+
+
+@EACH_KIND
+def test_killed_while_it_writes_a_result_of_a_map(method: str, tmp_path: Path, runs: str, kind: str) -> None:
+    notes = Notes(tmp_path)
+    function = partial(large.make_at, 4, kind, notes, runs)
+    with Executor("process", 1, method) as executor:
+        worker = executor.submit(os.getpid).result()
+        with nobody_reads(executor, tmp_path) as begin:
+            stream = executor.map(function, range(12), chunksize=6, return_exceptions=True)
+            begin()
+            notes.wait_for(1)
+            wait_until_asleep(worker)
+            os.kill(worker, signal.SIGKILL)
+        results = list(stream)
+        check_usable(executor)
+    assert failed(results) == [4]
+    assert isinstance(results[4], WorkerDied)
+    assert list(results[4].indices) == [4]
+    assert [result for result in results if result is not results[4]] == [i for i in range(12) if i != 4]
+    assert counted(runs) == dict.fromkeys(range(12), 1)
+
+
+@EACH_KIND
+def test_killed_while_it_is_sent_a_large_argument(method: str, tmp_path: Path, kind: str) -> None:
+    """The worker is in the item before it, and has not begun to read."""
+    gate, notes = Gate(tmp_path), Notes(tmp_path)
+    with Executor("process", 1, method) as executor:
+        before = executor.submit(large.wait_at, gate, notes, "before")
+        (line,) = notes.wait_for(1)
+        large_one = executor.submit(large.size_of, notes, large.new(kind))
+        os.kill(int(line), signal.SIGKILL)
+        assert isinstance(before.exception(), WorkerDied)
+        assert large_one.result() == large.BYTES, "it was not started, so it is not lost"
+        check_usable(executor)
+    assert len(notes.lines()) == 2, "the large one ran once"
+
+
+@EACH_KIND
+@pytest.mark.parametrize("call", ["submit", "map", "function"])
+def test_killed_while_it_reads(method: str, tmp_path: Path, kind: str, call: str) -> None:
+    """It is stopped while it has nothing to do, and killed with half of the message in its pipe."""
+    notes = Notes(tmp_path)
+    with Executor("process", 1, method) as executor:
+        worker = executor.submit(os.getpid).result()
+        os.kill(worker, signal.SIGSTOP)
+        results: Any
+        if call == "submit":
+            results = [executor.submit(large.size_of, notes, large.new(kind))]
+        elif call == "map":
+            results = executor.map(partial(large.size_of, notes), [large.new(kind)] * 3, chunksize=2)
+        else:
+            results = executor.map(partial(large.with_size_of, notes, large.new(kind)), range(3), chunksize=2)
+        os.kill(worker, signal.SIGKILL)
+        if call == "submit":
+            results = [future.result() for future in results]
+        results = list(results)
+        check_usable(executor)
+    assert results == [large.BYTES] * len(results)
+    assert len(notes.lines()) == len(results), "each ran once"
