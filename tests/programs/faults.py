@@ -31,10 +31,16 @@ def die_by_segfault() -> None:
     ctypes.string_at(0)
 
 
+def die_by_abort() -> None:
+    faulthandler.disable()
+    os.abort()
+
+
 DEATHS: dict[str, tuple[Callable[[], None], int, str]] = {
     "SIGKILL": (die_by_signal, -signal.SIGKILL, "SIGKILL"),
     "exit code": (die_by_exit, 3, "exit code 3"),
     "segfault": (die_by_segfault, -signal.SIGSEGV, "SIGSEGV"),
+    "abort": (die_by_abort, -signal.SIGABRT, "SIGABRT"),
 }
 """How a worker dies, its exit code, and what the error must say of it."""
 

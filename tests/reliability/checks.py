@@ -30,6 +30,10 @@ def on_each_method(
     ]
 
 
+quickest_daily = pytest.mark.parametrize("method", on_each_method([()]))
+"""For a test on each start method: by default only on the quickest."""
+
+
 def check_usable(executor: Executor) -> None:
     """The same executor works as if nothing had been."""
     assert list(executor.map(abs, range(-5, 0))) == [5, 4, 3, 2, 1], "the executor is not usable"
