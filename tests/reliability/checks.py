@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,13 @@ def on_each_method(
 
 quickest_daily = pytest.mark.parametrize("method", on_each_method([()]))
 """For a test on each start method: by default only on the quickest."""
+
+
+@cache
+def start_services(method: str) -> None:
+    """Have multiprocessing start what it starts once for all, and leaves: its fork server, its tracker."""
+    with Executor("process", 1, method) as executor:
+        executor.submit(abs, -1).result()
 
 
 def check_usable(executor: Executor) -> None:
