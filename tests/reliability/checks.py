@@ -35,6 +35,17 @@ quickest_daily = pytest.mark.parametrize("method", on_each_method([()]))
 """For a test on each start method: by default only on the quickest."""
 
 
+EVERYWHERE = ["thread", "asyncio", *METHODS]
+"""Kinds of workers: processes by their start method."""
+
+
+def new_executor(method: str, max_workers: int = 2, **options: Any) -> Executor:
+    """An executor on workers of one kind of `EVERYWHERE`."""
+    if method in METHODS:
+        return Executor("process", max_workers, method, **options)
+    return Executor(method, max_workers, **options)
+
+
 @cache
 def start_services(method: str) -> None:
     """Have multiprocessing start what it starts once for all, and leaves: its fork server, its tracker."""

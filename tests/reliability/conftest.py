@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from checks import check_usable
+from checks import check_usable, new_executor
 
 from parallelkit import Executor
 from programs.watching import METHODS
@@ -34,9 +34,12 @@ def _executors() -> Iterator[dict[str, Executor]]:
 
 @pytest.fixture
 def executor(_executors: dict[str, Executor], method: str) -> Iterator[Executor]:
-    """Two processes, kept from test to test: what is done to them, they must survive."""
+    """Two workers, kept from test to test: what is done to them, they must survive.
+
+    Processes of one start method after the other; where `method` says "thread" or "asyncio", those.
+    """
     if method not in _executors:
-        _executors[method] = Executor("process", max_workers=2, mp_context=method)
+        _executors[method] = new_executor(method)
     executor = _executors.pop(method)
     try:
         yield executor
