@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from parallelkit import Executor, RemoteError
-from programs.watching import METHODS
+from programs.watching import METHODS, PATIENCE
 
 FORK_WARNING = "ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"
 """From 3.12 on; the workers of these tests survive it."""
@@ -55,8 +55,9 @@ def start_services(method: str) -> None:
 
 def check_usable(executor: Executor) -> None:
     """The same executor works as if nothing had been."""
-    assert list(executor.map(abs, range(-5, 0))) == [5, 4, 3, 2, 1], "the executor is not usable"
-    assert executor.submit(abs, -7).result() == 7
+    results = list(executor.map(abs, range(-5, 0), timeout=PATIENCE))
+    assert results == [5, 4, 3, 2, 1], "the executor is not usable"
+    assert executor.submit(abs, -7).result(PATIENCE) == 7
 
 
 def lines(path: str) -> list[str]:

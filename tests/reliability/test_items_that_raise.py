@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from operator import add
@@ -216,12 +215,11 @@ def test_a_long_message(executor: Executor) -> None:
 
 
 def test_threads_hand_over_the_object_itself(executor: Executor, method: str) -> None:
-    if method in METHODS:
-        pytest.skip("there it crosses a border")
-    error = rich = raising.rich("spam", 1)
+    rich = raising.rich("spam", 1)
 
     def fail(item: int) -> None:
-        assert threading.current_thread() is not threading.main_thread()
         raise rich
 
-    assert executor.submit(fail, 1).exception() is error
+    error = executor.submit(fail, 1).exception()
+    check_rich(error, "spam", 1)
+    assert (error is rich) == (method not in METHODS)
