@@ -100,3 +100,21 @@ def meet(notes: Notes, item: int) -> int:
     notes.add(os.getpid())
     notes.wait_for(2)
     return item
+
+
+def wait_from(place: int, gate: Gate, runs: str, item: int) -> int:
+    """The item; all from that place on wait at the gate."""
+    faults.note(runs, item)
+    if item >= place:
+        wait_for(gate)
+    return item
+
+
+def fail_or_wait_from(place: int, gate: Gate, runs: str, item: int) -> int:
+    """As `wait_from`, but the one at that place fails."""
+    faults.note(runs, item)
+    if item == place:
+        raise LookupError(item)
+    if item > place:
+        wait_for(gate)
+    return item

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -68,6 +68,16 @@ def kill_tree(program: subprocess.Popen[str]) -> None:
 def descendants() -> set[psutil.Process]:
     """The processes that this one has started, and theirs."""
     return set(psutil.Process().children(recursive=True))
+
+
+def wait_until(condition: Callable[[], bool]) -> bool:
+    """Wait until it holds; whether it does."""
+    deadline = monotonic() + PATIENCE
+    while not condition():
+        if monotonic() > deadline:
+            return False
+        sleep(0.01)
+    return True
 
 
 def wait_until_gone(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
