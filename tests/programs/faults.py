@@ -289,6 +289,13 @@ def stuck_at(place: int, runs: str, item: int) -> int:
     return item
 
 
+def sleep_at(item: int) -> int:
+    """Item 1 does not end."""
+    if item == 1:
+        time.sleep(1000)
+    return item
+
+
 def who(item: object) -> tuple[int | None, int]:
     return current_worker(), os.getpid()
 

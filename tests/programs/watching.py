@@ -26,11 +26,9 @@ def start(arguments: Iterable[object], **options: object) -> subprocess.Popen[st
     """Start Python with these arguments, in a session of its own, its output to be read."""
     popen: subprocess.Popen[str] = subprocess.Popen(
         [sys.executable, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        **options,  # type: ignore[call-overload]
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},  # type: ignore[call-overload]
     )
     return popen
 

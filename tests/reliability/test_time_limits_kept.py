@@ -194,8 +194,8 @@ CALLS: dict[str, Call] = {
 }
 
 
-@everywhere
 @pytest.mark.parametrize("call", CALLS)
+@can_be_left
 def test_workers_are_usable_at_once(executor: Executor, gate: Gate, runs: str, call: str) -> None:
     """Although both are inside of items that do not end."""
     list(executor.map(abs, range(100), chunksize=1))
@@ -227,16 +227,18 @@ def test_whatever_processes_are_inside_of(executor: Executor, runs: str, what: s
 
 
 @everywhere
-def test_coroutines_are_cancelled(executor: Executor, tmp_path: Path, runs: str) -> None:
+@pytest.mark.parametrize("call", [call for call in CALLS if call != "map_reduce"])
+def test_coroutines_are_cancelled(
+    executor: Executor, method: str, tmp_path: Path, runs: str, call: str
+) -> None:
+    """Or their worker is replaced."""
     ended = str(tmp_path / "ended")
-    function = partial(stuck.await_at, tuple(range(100)), ended, runs)
-    with pytest.raises(TimeoutError) as caught:
-        list(executor.map(function, range(20), timeout=LIMIT))
+    with pytest.raises(TimeoutError, match=f"timeout={LIMIT}") as caught:
+        CALLS[call](executor, partial(stuck.await_at, tuple(range(100)), ended, runs))
     assert type(caught.value) is TimeoutError
     check_both_work(executor, runs)
-    if executor._backend.can_abandon:
-        return  # the worker itself was replaced
-    assert sorted(lines(ended)) == sorted(lines(runs))
+    if method == "asyncio":
+        assert sorted(lines(ended)) == sorted(lines(runs))
 
 
 @can_be_left
