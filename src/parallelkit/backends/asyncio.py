@@ -21,6 +21,7 @@ from .._core.scheduler import Settled
 from .._late_reports import LateReports
 from .._work import LocalClaim, Work, as_item_error, initializer_failed, owned
 from .._worker import enter_worker, finalizer_failed, run_chunk, run_chunk_async
+from ..errors import InitializerFailed
 from .base import Backend, Broken, Post, WorkerJoined
 
 __all__ = ["AsyncioBackend"]
@@ -71,21 +72,33 @@ class AsyncioBackend(Backend):
 
     def submit(self, worker: Hashable, chunk_id: int, work: Work, chunk: Chunk) -> None:
         self._claims[chunk_id] = LocalClaim(len(chunk))
+        failed: Exception | None = None
         with self._lock:
             if self._closed:
                 return  # every call has ended
             if self._loop is None:
-                loop = asyncio.new_event_loop()
-                # Not joined at interpreter exit, where a plain function may be stuck: close() and join() are
-                # called there in time.
-                thread = threading.Thread(target=self._run_loop, args=(loop,), name=self._name, daemon=True)
                 try:
-                    thread.start()
-                finally:  # Ctrl-C may come when it runs already
-                    if thread.ident is not None:
-                        self._loop, self._thread = loop, thread
-            assert self._loop is not None
-            self._loop.call_soon_threadsafe(self._begin, worker, chunk_id, work, chunk)
+                    self._start_loop()
+                except (RuntimeError, OSError) as error:
+                    # Too many threads or descriptors, or the interpreter is at its end.
+                    failed = error
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._begin, worker, chunk_id, work, chunk)
+        if failed is not None:
+            self._post(Broken(_thread_refused(failed)))
+
+    def _start_loop(self) -> None:
+        loop = asyncio.new_event_loop()
+        # Not joined at interpreter exit, where a plain function may be stuck: close() and join() are
+        # called there in time.
+        thread = threading.Thread(target=self._run_loop, args=(loop,), name=self._name, daemon=True)
+        try:
+            thread.start()
+        finally:  # Ctrl-C may come when it runs already
+            if thread.ident is not None:
+                self._loop, self._thread = loop, thread
+            else:
+                loop.close()
 
     def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
@@ -237,9 +250,14 @@ class _Threads:
         """Call a function, which does not raise, in the next free thread. For the loop's thread only."""
         self._queue.put(function)
         if not self._idle.acquire(blocking=False) and self._count < self._most:
-            self._count += 1
-            name = f"{self._name}_{self._count}"
-            threading.Thread(target=self._serve, name=name, daemon=True).start()
+            name = f"{self._name}_{self._count + 1}"
+            try:
+                threading.Thread(target=self._serve, name=name, daemon=True).start()
+            except RuntimeError as error:
+                if not self._count:  # nobody else will ever call it
+                    raise _thread_refused(error) from error
+            else:
+                self._count += 1
 
     def leave(self) -> None:
         """Let the threads end when they have done what waits."""
@@ -251,6 +269,12 @@ class _Threads:
             function()
             del function
             self._idle.release()
+
+
+def _thread_refused(error: Exception) -> InitializerFailed:
+    failure = InitializerFailed(f"no worker thread can be started: {error}")
+    failure.__cause__ = error
+    return failure
 
 
 async def _call(function: Callable[[], Any] | None) -> None:
