@@ -122,7 +122,8 @@ def wait_in_result() -> None:
         say("waiting")
         kept[0].result()
     except KeyboardInterrupt:
-        say("interrupted")
+        pass
+    say("interrupted")
 
 
 def caught_and_left() -> None:
@@ -153,7 +154,8 @@ def caught_in_a_map() -> None:
             say("waiting")
             list(executor.map(stay, range(4)))
         except KeyboardInterrupt:
-            say("interrupted")
+            pass
+        say("interrupted")
         list(executor.map(stay, count()))
 
 

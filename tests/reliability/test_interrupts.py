@@ -16,7 +16,16 @@ import pytest
 from checks import lines, on_each_method, quickest_daily
 
 from parallelkit.testing import Notes
-from programs.watching import HERE, METHODS, finish, kill_tree, start, wait_until, wait_until_gone
+from programs.watching import (
+    HERE,
+    METHODS,
+    finish,
+    kill_tree,
+    start,
+    wait_until,
+    wait_until_asleep,
+    wait_until_gone,
+)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -84,9 +93,10 @@ def test_a_second_ctrl_c_ends_a_program_that_caught_the_first(method: str, runs:
 
 
 def interrupt(program: subprocess.Popen[str], when: str) -> None:
-    """Ctrl-C in a terminal: the signal reaches the whole group."""
+    """Ctrl-C in a terminal, when the program has said that and waits: the signal reaches the whole group."""
     assert program.stdout is not None
     assert program.stdout.readline() == f"{when}\n"
+    wait_until_asleep(program.pid)
     os.killpg(program.pid, signal.SIGINT)
 
 
