@@ -364,14 +364,24 @@ def _finish_all() -> None:
     drivers = [driver for driver in end_all() if isinstance(driver, Driver) and not driver.daemon]
     # As on leaving `with Executor()` by Ctrl-C: who has had enough does not wait for the work.
     if getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1"):
+        _kill_all(drivers)
+    try:
         for driver in drivers:
-            driver.close(kill=WorkerDied("the program was interrupted"))
+            for call in driver.calls:
+                call.close_input(leaving=True)
+            driver.close()
+        for driver in drivers:
+            driver.join()
+    except BaseException:  # Ctrl-C while the program waits here; who comes next would wait for the workers
+        _kill_all(drivers)
+        for driver in drivers:
+            driver.join()
+        raise
+
+
+def _kill_all(drivers: list[Driver]) -> None:
     for driver in drivers:
-        for call in driver.calls:
-            call.close_input(leaving=True)
-        driver.close()
-    for driver in drivers:
-        driver.join()
+        driver.close(kill=WorkerDied("the program was interrupted"))
 
 
 def _finish_in_time() -> None:
