@@ -18,6 +18,7 @@ from parallelkit import _demo, cpu_count, pmap_reduce
 from parallelkit.__main__ import main
 from parallelkit._demo import LOOP, READ, SKIPPED, Run, count_names, plain_loop, source_files, verdict
 from parallelkit.backends import backend_names
+from programs.watching import wait_until_it_waits
 
 BACKENDS = list(_demo.BACKENDS)
 
@@ -407,8 +408,11 @@ def test_an_interrupt_is_told_shortly(folder, monkeypatch, capsys):
     assert capsys.readouterr().err == "\ninterrupted\n"
 
 
-def _interrupt(folder: Path, arguments, environment=None) -> tuple[int, str]:
+def _interrupt(folder: Path, arguments, environment=None, *, waits: bool = True) -> tuple[int, str]:
     """Run Python, and press Ctrl-C when `started` is in the folder; when it was told so, put `go on` there.
+
+    Args:
+        waits: its main thread waits for another one, or for a process, when `started` is there.
 
     Returns:
         The exit code, and what was written to stderr.
@@ -426,6 +430,8 @@ def _interrupt(folder: Path, arguments, environment=None) -> tuple[int, str]:
             while not (folder / "started").exists():
                 assert process.poll() is None
                 time.sleep(0.01)
+            if waits:
+                wait_until_it_waits(process)
             os.killpg(process.pid, signal.SIGINT)
             told = ""
             for line in process.stderr:
@@ -464,7 +470,7 @@ sys.exit(main(["demo", str(folder), "--max-workers", "1", "--backends", sys.argv
 def test_ctrl_c_in_the_middle_of_an_item(folder, tmp_path, backend):
     program = tmp_path / "waiting.py"
     program.write_text(WAITING)
-    code, told = _interrupt(folder, [program, folder, backend])
+    code, told = _interrupt(folder, [program, folder, backend], waits=backend != "serial")
     assert code == 130
     assert "interrupted\n" in told
     assert "Traceback" not in told

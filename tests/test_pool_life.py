@@ -435,8 +435,8 @@ class TestExceptionsOfSignalHandlers:
                 slow = pool.apply_async(faults.wait_for_gate, (1,))
                 stream = pool.imap(faults.wait_for_gate, [1])
                 for wait in (slow.wait, slow.get, lambda: slow.get(20), lambda: next(stream)):
-                    signal.setitimer(signal.ITIMER_REAL, 0.05)
                     with pytest.raises(error, match="of the handler") as raised:
+                        signal.setitimer(signal.ITIMER_REAL, 0.05)
                         wait()
                     assert type(raised.value) is error
         finally:

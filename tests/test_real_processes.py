@@ -26,7 +26,17 @@ from parallelkit import (
     WorkerDied,
 )
 from programs import faults
-from programs.watching import HERE, METHODS, descendants, finish, kill_tree, run, start, wait_until_gone
+from programs.watching import (
+    HERE,
+    METHODS,
+    descendants,
+    finish,
+    kill_tree,
+    run,
+    start,
+    wait_until_gone,
+    wait_until_it_waits,
+)
 
 pytestmark = [
     pytest.mark.timeout(30),
@@ -503,6 +513,7 @@ def test_ctrl_c_ends_a_program_at_once(method: str, way: str) -> None:
     program = start([HERE / "interrupted.py", method, way])
     assert program.stdout is not None
     assert [program.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+    wait_until_it_waits(program)
     os.killpg(program.pid, signal.SIGINT)
 
     out, err = finish(program)  # which also waits for all that have its output open

@@ -53,6 +53,26 @@ def run(arguments: Iterable[object], stdin: str | None = None, **options: object
     return out, err
 
 
+def wait_until_it_waits(program: subprocess.Popen[str]) -> None:
+    """Wait until the main thread of a program sleeps in a system call, and not for its turn.
+
+    A signal that comes between the last look of the interpreter for one and the call that blocks does not
+    end that call, in any Python program. When a worker says that it is busy, its parent may be just there,
+    since threads run when it lets go of the interpreter in order to wait.
+    """
+    process = psutil.Process(program.pid)
+    deadline = monotonic() + PATIENCE
+    before = None
+    while monotonic() < deadline:
+        # Who waits for his turn looks every 5 ms, and each look is a switch.
+        now = process.num_ctx_switches() if process.status() == psutil.STATUS_SLEEPING else None
+        if now is not None and now == before:
+            return
+        before = now
+        sleep(0.02)
+    raise AssertionError("the program does not come to wait")
+
+
 def kill_tree(program: subprocess.Popen[str]) -> None:
     """End a program that a test started, and all of its session."""
     for process in psutil.process_iter():
