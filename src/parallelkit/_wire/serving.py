@@ -228,7 +228,7 @@ class _Server:
             _, failures = salvage(frame.extra)
         except SerializationError as error:
             return {-1: error}
-        return {frame.second + offset: error for offset, error in failures.items()}
+        return {frame.second + offset: _arrival_failed(cause) for offset, cause in failures.items()}
 
     def _reject(self, frame: Frame, failures: dict[int, Exception]) -> None:
         self.answer(Frame(Kind.REJECTED, number=frame.number, extra=_pack_failures(failures)))
@@ -273,6 +273,14 @@ def resident_bytes() -> Callable[[], int]:
 
     process = psutil.Process()
     return lambda: int(process.memory_info().rss)
+
+
+def _arrival_failed(cause: Exception) -> SerializationError:
+    error = SerializationError(
+        f"the item could not be rebuilt in the worker: {type(cause).__name__}: {cause}", part="item"
+    )
+    error.__cause__ = cause
+    return error
 
 
 def _shown(value: object) -> str:
