@@ -51,7 +51,7 @@ class TestTheJournal:
         for value in "abc":
             assert table.journal.add([value])
         ended = table.ended()
-        assert (ended.number, ended.values, ended.running) == (7, {100: "a", 101: "b", 102: "c"}, 103)
+        assert (ended.number, ended.values, ended.begun) == (7, {100: "a", 101: "b", 102: "c"}, 104)
 
     def test_of_several_in_one_go(self, table):
         table.journal.one_by_one(False)
@@ -59,7 +59,7 @@ class TestTheJournal:
         table.journal.add([4])
         ended = table.ended()
         assert ended.values == {100: 1, 101: 2, 102: 3, 103: 4}
-        assert ended.running is None, "which of those that it had begun, it does not say"
+        assert ended.begun is None, "which of those that it had begun, it does not say"
 
     def test_of_items_in_any_order(self, table):
         table.journal.add({105: "five"})
@@ -78,7 +78,7 @@ class TestTheJournal:
             assert table.journal.add([value])
         assert table.journal.incomplete
         assert table.ended().values == {100: 1, 102: 3}
-        assert table.ended().running == 103
+        assert table.ended().begun == 104
         assert table.journal.report_of(100, 103) is None
 
     def test_what_cannot_be_unpickled_is_an_error_of_its_item(self, table):
@@ -96,14 +96,22 @@ class TestTheJournal:
         table.journal.one_by_one(True)
         assert not table.journal.add([bytes(JOURNAL_BYTES)])
         assert table.journal.incomplete
-        assert (table.ended().values, table.ended().running) == ({}, 101)
+        assert (table.ended().values, table.ended().begun) == ({}, 102)
+
+    def test_while_it_is_reported_no_item_is_under_way(self, table):
+        table.journal.one_by_one(True)
+        table.journal.add(["ended"])
+        table.journal.between_items()
+        assert table.ended().begun == 101
+        table.journal.forget(101)
+        assert table.ended().begun == 102
 
     def test_a_record_that_was_not_written_to_its_end_is_none(self, table):
         table.journal.one_by_one(True)
         table.journal.add(["whole"])
         used = table.journal._used
         table.journal._room[used : used + 4] = b"half"
-        assert (table.ended().values, table.ended().running) == ({100: "whole"}, 101)
+        assert (table.ended().values, table.ended().begun) == ({100: "whole"}, 102)
 
     def test_no_workers_journal_is_anothers(self, table):
         other = ClaimTable(table.file, 0).journal()
@@ -139,10 +147,17 @@ class Kept:
     def one_by_one(self, exact: bool, /) -> None:
         self.log.append(exact)
 
+    def between_items(self) -> None:
+        pass
+
     def add(self, values: Any, /) -> bool:
         self.log.append(values)
         self.room -= 1
         return self.room > 0
+
+    def leave_out(self, values: Any, /) -> bool:
+        self.log.append("failed")
+        return True
 
     def forget(self, first: int, /) -> None:
         self.log.append(f"reported to {first}")
@@ -174,7 +189,7 @@ class TestARun:
 
         run = MapRun(work, 10, report, (), journal)
         run.over(["1", "two", "3"])
-        assert journal.log == [[1], "reported to 12", [3]]
+        assert journal.log == [[1], "failed", "reported to 12", [3]]
         assert reports == [(10, 12, [11])]
 
     @pytest.mark.parametrize("one_by_one", [True, False])

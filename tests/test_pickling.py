@@ -657,7 +657,7 @@ class TestExceptions:
 
     def test_a_reducer_that_exits_when_loaded(self):
         pickled = dumps(Moody("well")).replace(b"well", b"up!!")
-        packed = Packed("there.Error", "why", pickled, None, None, quiet=False, text="trace")
+        packed = Packed("there.Error", "why", pickled, text="trace")
         assert str(unpack_exception(packed)) == "there.Error: why"
 
 

@@ -68,6 +68,8 @@ class MapRun:
             self._failures[self.ended] = as_item_error(error)
             self._values.append(None)
             self.stop = self.ended
+            if self._journal is not None:
+                self._journal.leave_out([None])
             self.report()  # at once, not when the run or the chunk ends: it may end the call
 
     def _collect(self, todo: Iterator[Any]) -> None:
@@ -94,6 +96,8 @@ class MapRun:
 
     def report(self, *, last: bool = False) -> None:
         """Report what was not reported yet."""
+        if self._journal is not None:
+            self._journal.between_items()
         now = perf_counter()
         with self._reporting:
             outcomes = Outcomes(self._start, self.stop, self._values, self._failures)

@@ -139,11 +139,19 @@ class Journal(Protocol):
         """From now on, `add` is called after each item, or after several."""
         ...
 
+    def between_items(self) -> None:
+        """Until `forget`, no item is under way."""
+        ...
+
     def add(self, values: list[Any] | dict[int, Any], /) -> bool:
         """Keep the values of the next items, or of any by index; whether there is room for more.
 
         There is none either where these are too large to be kept: report them.
         """
+        ...
+
+    def leave_out(self, values: list[Any] | dict[int, Any], /) -> bool:
+        """In the place of `add`, where there is nothing to keep: they failed."""
         ...
 
     def forget(self, first: int, /) -> None:
@@ -159,7 +167,13 @@ class NoJournal:
     def one_by_one(self, exact: bool, /) -> None:
         pass
 
+    def between_items(self) -> None:
+        pass
+
     def add(self, values: list[Any] | dict[int, Any], /) -> bool:
+        return True
+
+    def leave_out(self, values: list[Any] | dict[int, Any], /) -> bool:
         return True
 
     def forget(self, first: int, /) -> None:

@@ -287,9 +287,9 @@ def _attached(duplicate: Any) -> ClaimFile:
 
 def _anonymous_file(size: int) -> int:
     """A file without a name: nothing is left of it when the last process that has it open is gone."""
-    if hasattr(os, "memfd_create"):
+    try:
         fd = os.memfd_create("parallelkit-claims", os.MFD_CLOEXEC)
-    else:  # pragma: no cover - not on Linux
+    except (AttributeError, OSError):  # not on Linux, or not in this kernel, or not allowed
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
     os.ftruncate(fd, size)

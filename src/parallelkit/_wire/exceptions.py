@@ -17,15 +17,19 @@ MOST_LINKS = 100
 class Packed(NamedTuple):
     """An exception: its type and message, its pickle if there is one, and what led to it.
 
-    `text` is the traceback of the whole chain; only its first exception has one.
+    Attributes:
+        parts: those of a group.
+        quiet: the context is not shown.
+        text: the traceback of the whole; only the first exception has one.
     """
 
     type_name: str
     message: str
     pickled: bytes | None
-    cause: Packed | None
-    context: Packed | None
-    quiet: bool  # the context is not shown
+    cause: Packed | None = None
+    context: Packed | None = None
+    parts: tuple[Packed | None, ...] = ()
+    quiet: bool = False
     text: str = ""
 
 
@@ -68,6 +72,7 @@ def _pack(exc: BaseException | None, seen: list[BaseException]) -> Packed | None
         _pickled(exc),
         _pack(exc.__cause__, seen),
         _pack(context, seen),
+        tuple([_pack(part, seen) for part in exc.exceptions]) if isinstance(exc, BaseExceptionGroup) else (),
         quiet,
     )
 
@@ -76,6 +81,16 @@ def _unpack(packed: Packed) -> BaseException:
     exc = None if packed.pickled is None else _load(packed.pickled)
     if exc is None:
         exc = RemoteError(packed.type_name, packed.message)
+    _lead_to(exc, packed)
+    return exc
+
+
+def _lead_to(exc: BaseException, packed: Packed) -> None:
+    """Give an exception that was rebuilt what led to it, and to the parts of it."""
+    if isinstance(exc, BaseExceptionGroup) and len(exc.exceptions) == len(packed.parts):
+        for part, packed_part in zip(exc.exceptions, packed.parts, strict=True):
+            if packed_part is not None:
+                _lead_to(part, packed_part)
     if packed.context is not None:
         _set(exc, "__context__", _unpack(packed.context))
     if packed.cause is not None:
@@ -84,7 +99,6 @@ def _unpack(packed: Packed) -> BaseException:
         if packed.context is None:
             _set(exc, "__context__", cause)
     _set(exc, "__suppress_context__", packed.quiet)
-    return exc
 
 
 def _set(exc: BaseException, name: str, value: object) -> None:

@@ -4,12 +4,13 @@ To report each item as it ends would cost the parent more than most items do. So
 ended, for the case that it dies, and reports it with much else later. The records are pickles, and as a rule
 they are what the report sends: nothing is pickled twice.
 
-    head      number of the chunk, index of the first item, bytes used, are items run one by one?
+    head      number of the chunk, index of the first item, bytes used, mode: items are run in runs, or
+              one by one, or one by one and it is reporting now
     records   length, items, pickle of a list, the values of the next items; without a pickle, they are
               left out; for 0 items, of a dictionary, values by index
 
 The bytes used are written last, so a record that a dying worker left half written is none. Where items are
-run one by one, the first without a record is the one that the worker was in.
+run one by one, the first without a record is the one that the worker was in, unless it was reporting.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ SKIPPED = 8
 """After values that were too large to fit in, so many are not pickled to see whether they do."""
 
 HEAD_WORDS = 4
-_NUMBER, _FIRST, _USED, _ONE_BY_ONE = range(HEAD_WORDS)
+_NUMBER, _FIRST, _USED, _MODE = range(HEAD_WORDS)
+_RUNS, _ONE_BY_ONE, _REPORTS = range(3)
 _RECORD = struct.Struct("<II")
 _RECORD_BYTES = _RECORD.size
 _record_head = _RECORD.pack
@@ -56,14 +58,14 @@ class Journal:
         self._used = 0
         self._first = self._kept = 0
         self._work: int | None = None
-        self._exact = True
+        self._mode = _RUNS
         self._plain = True
         self._skip = 0  # so many are too large, as it seems
         self.incomplete = False
 
     def begin(self, number: int, first: int, work: int) -> None:
         """From now on, what is added is of this chunk, whose first item is number `first`, of this work."""
-        self._words[self._at + _ONE_BY_ONE] = False  # until somebody says so: not everyone keeps a journal
+        self.one_by_one(False)  # until somebody says so: not everyone keeps a journal
         self.forget(first)
         self._words[self._at + _NUMBER] = number
         if work != self._work:
@@ -72,24 +74,28 @@ class Journal:
             self._skip = 0
 
     def one_by_one(self, exact: bool) -> None:
-        self._words[self._at + _ONE_BY_ONE] = self._exact = exact
+        self._words[self._at + _MODE] = self._mode = _ONE_BY_ONE if exact else _RUNS
+
+    def between_items(self) -> None:
+        if self._mode == _ONE_BY_ONE:
+            self._words[self._at + _MODE] = _REPORTS
 
     def add(self, values: list[Any] | dict[int, Any]) -> bool:
-        if not (self._plain or self._exact):
-            return self._leave_out(values)  # they have to be pickled once more, and take no time otherwise
+        if not self._plain and self._mode == _RUNS:
+            return self.leave_out(values)  # they have to be pickled once more, and take no time otherwise
         if self._skip:
             self._skip -= 1
-            self._leave_out(values)
+            self.leave_out(values)
             return False
         try:
             pickled = pickle.dumps(values, 5)
         except BaseException:  # the report will say so, or send it by value
-            return self._leave_out(values)
+            return self.leave_out(values)
         length = len(pickled)
         used = self._used + _RECORD_BYTES + length
         if used > self._most:
             self._skip = SKIPPED
-            self._leave_out(values)
+            self.leave_out(values)
             return False
         items = len(values) if type(values) is list else 0
         self._kept += items
@@ -97,7 +103,7 @@ class Journal:
         self._words[self._used_at] = self._used = used
         return used < self._enough
 
-    def _leave_out(self, values: list[Any] | dict[int, Any]) -> bool:
+    def leave_out(self, values: list[Any] | dict[int, Any]) -> bool:
         self.incomplete = True
         used = self._used + _RECORD_BYTES
         if type(values) is list and used <= len(self._room):
@@ -111,6 +117,7 @@ class Journal:
         self._words[self._at + _FIRST] = self._first = first
         self._kept = 0
         self.incomplete = False
+        self._words[self._at + _MODE] = self._mode
 
     def report_of(self, start: int, stop: int) -> bytes | None:
         """The records, if they are all values of these items and can be read in any process as they are."""
@@ -127,18 +134,19 @@ class Ended(NamedTuple):
     Attributes:
         number: of the chunk.
         values: by index; an item that broke on unpickling has the exception in `failures`.
-        running: index of the item that it was in or about to begin; None where it ran several in one go.
+        begun: index of the first item that it had not begun; None where that is not known better than by the
+            claim, since it ran several in one go.
     """
 
     number: int
     values: dict[int, Any]
     failures: dict[int, BaseException]
-    running: int | None
+    begun: int | None
 
 
 def read_journal(words: memoryview[int], at: int, room: memoryview) -> Ended:
     """Read the journal of a worker that is dead."""
-    number, index, used, one_by_one = words[at : at + HEAD_WORDS]
+    number, index, used, mode = words[at : at + HEAD_WORDS]
     values: dict[int, Any] = {}
     failures: dict[int, BaseException] = {}
     for items, record in split(memoryview(bytes(room[:used]))):
@@ -150,7 +158,9 @@ def read_journal(words: memoryview[int], at: int, room: memoryview) -> Ended:
         index += items
     for broken_index in failures:
         del values[broken_index]
-    return Ended(number, values, failures, index if one_by_one else None)
+    # One whose record is not there may have been under way; between two items none was.
+    begun = None if mode == _RUNS else index if mode == _REPORTS else index + 1
+    return Ended(number, values, failures, begun)
 
 
 def load_values(pickled: bytes | memoryview, items: int) -> tuple[Any, dict[int, BaseException]]:

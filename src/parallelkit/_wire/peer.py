@@ -339,8 +339,8 @@ class Peer:
                 left.one_by_one.add(chunk_id)
             elif journal.number == chunk_id:
                 left.values[chunk_id], left.failures[chunk_id] = journal.values, journal.failures
-                if journal.running is not None:
-                    started = min(started, max(journal.running, settled) + 1 - chunk.start)
+                if journal.begun is not None:
+                    started = min(started, max(journal.begun, settled) - chunk.start)
             left.claimed[chunk_id] = started
             ended = left.values.get(chunk_id, {}).keys() | left.failures.get(chunk_id, {}).keys()
             left.indices.extend(i for i in range(settled, chunk.start + started) if i not in ended)
