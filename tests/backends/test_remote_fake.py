@@ -20,11 +20,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallelkit import Executor, InitializerFailed, WorkerDied
+from parallelkit import Executor, InitializerFailed, WorkerDied, current_worker
 from parallelkit._core.chunks import Chunk
 from parallelkit._core.outcome import Outcomes
 from parallelkit._worker import LocalClaim, Work, Worker
-from parallelkit.backends.base import Backend, Broken, Post, Settled, WorkerJoined, WorkerLeft
+from parallelkit.backends.base import Backend, Broken, Post, Settled, WorkerJoined
 from parallelkit.testing import BackendContract, FakeBackend, FakeChunk
 
 
@@ -180,9 +180,10 @@ def test_a_chunk_of_which_nothing_is_known_counts_as_started() -> None:
     backend = FakeBackend()
     executor = Executor(backend)
     results = executor.map(negative, range(8), chunksize=4, return_exceptions=True)
-    backend._post(WorkerLeft(backend.chunks()[0].worker, WorkerDied("gone")))
-    backend.finish(backend.chunks()[1])
-    assert lost_items(list(results)) == [0, 1, 2, 3]
+    backend.advance(backend.chunks()[0], 1)
+    backend.lose(backend.chunks()[0].worker, known=False)
+    backend.finish_all()
+    assert lost_items(list(results)) == [1, 2, 3]
 
 
 def test_what_was_not_started_is_no_attempt() -> None:
@@ -237,6 +238,17 @@ def test_a_name_is_of_one_worker() -> None:
     backend.join_worker("in its place")
     backend.finish_all()
     assert future.result(0) == -5
+
+
+def test_who_comes_takes_the_index_of_one_who_left() -> None:
+    backend = FakeBackend(workers=3)
+    executor = Executor(backend)
+    backend.lose(0)
+    backend.join_worker("in its place")
+    results = executor.map(lambda item: (item, current_worker()), range(3), chunksize=1)
+    indices = {chunk.worker: chunk.items[0] for chunk in backend.chunks()}
+    backend.finish_all()
+    assert dict(results) == {indices["in its place"]: 0, indices[1]: 1, indices[2]: 2}
 
 
 def test_a_chunk_that_is_late_for_its_worker_runs_once() -> None:

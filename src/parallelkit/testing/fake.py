@@ -6,6 +6,7 @@ import threading
 from collections.abc import Hashable, Iterable, Sequence
 from contextvars import Context, copy_context
 from functools import partial
+from itertools import count
 from typing import Any
 
 from .._core.chunks import Chunk, Cut
@@ -80,6 +81,7 @@ class FakeBackend(Backend):
         self._first = range(workers)
         self._names: set[Hashable] = set()
         self._workers: dict[Hashable, tuple[Worker, Context]] = {}
+        self._indices: dict[Hashable, int] = {}
         self._chunks: dict[int, FakeChunk] = {}
         self._changed = threading.Condition()
 
@@ -158,13 +160,17 @@ class FakeBackend(Backend):
         self._check(chunk)
         self._report(chunk, 0.0, True, Outcomes(chunk.settled, chunk.settled, []), 0.0, True)
 
-    def lose(self, worker: Hashable, error: Exception | None = None) -> None:
-        """A worker is gone: what it had started fails with `error`, its other items are handed out again."""
-        del self._workers[worker]
+    def lose(self, worker: Hashable, error: Exception | None = None, *, known: bool = True) -> None:
+        """A worker is gone: what it had started fails with `error`, its other items are handed out again.
+
+        Args:
+            known: it is known what it had started; if not, all that it had fails.
+        """
+        del self._workers[worker], self._indices[worker]
         lost = self.chunks(worker)
         for chunk in lost:
             self._land(chunk)
-        claimed = {chunk.chunk_id: chunk.claim.started for chunk in lost}
+        claimed = {chunk.chunk_id: chunk.claim.started for chunk in lost} if known else None
         self._post(WorkerLeft(worker, error or WorkerDied(f"worker {worker!r} was lost"), claimed))
 
     def join_worker(self, name: Hashable) -> None:
@@ -172,7 +178,10 @@ class FakeBackend(Backend):
         if name in self._names:
             raise ValueError(f"{name!r} is, or was, the name of another worker; take a new one")
         self._names.add(name)
-        self._workers[name] = Worker(len(self._workers)), copy_context()
+        taken = self._indices.values()
+        self._indices[name] = index = next(index for index in count() if index not in taken)
+        # Without late reports, which come from a thread that no test has a hand on.
+        self._workers[name] = Worker(index, late_reports=False), copy_context()
         self._post(WorkerJoined(name))
 
     def break_down(self, error: Exception) -> None:
