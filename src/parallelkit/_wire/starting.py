@@ -67,6 +67,6 @@ def _preload_worker() -> None:
     server: Any = forkserver._forkserver
     modules = [name for name in server._preload_modules if name != "__main__"]
     # What goes by value needs cloudpickle: a script's own functions, so nearly every program's.
-    ours = ["parallelkit._wire.serving", "parallelkit._wire.arrivals"]
+    ours = ["parallelkit._wire.serving", "parallelkit._wire.arrivals", "parallelkit._wire.leftovers"]
     if not set(ours) <= set(modules):
         forkserver.set_forkserver_preload([*modules, *ours])
