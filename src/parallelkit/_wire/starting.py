@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = ["start_context", "start_server"]
 
+START_PIPES = 5
+"""Pairs of descriptors that starting a worker by the fork server takes: two pipes of ours, then a socket and
+two pipes, by which multiprocessing asks for it."""
+
 
 def start_context(given: BaseContext | str | None) -> Any:
     """The multiprocessing context that is meant: forkserver by default, where there is one, else spawn."""
@@ -36,13 +40,28 @@ def start_server() -> None:
 
     It ignores SIGINT only after its preload. What it inherits blocked, its children do: see `serve`. The
     resource tracker is started apart, because it unblocks SIGINT for itself and for the caller.
+
+    Raises:
+        OSError: there are not enough descriptors to ask it for a worker. A fork server that is called and not
+            sent what it waits for ends.
     """
+    _check_descriptors()
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _check_descriptors() -> None:
+    pipes: list[int] = []
+    try:
+        for _ in range(START_PIPES):
+            pipes += os.pipe()
+    finally:
+        for fd in pipes:
+            os.close(fd)
 
 
 def _forget_server() -> None:
