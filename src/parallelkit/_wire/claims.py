@@ -67,8 +67,12 @@ class ClaimFile:
         self._attach(_anonymous_file(tables * _AREA_BYTES))
 
     def _attach(self, fd: int) -> None:
+        try:
+            self._map = mmap.mmap(fd, os.fstat(fd).st_size)
+        except BaseException:
+            os.close(fd)
+            raise
         self.fd = fd
-        self._map = mmap.mmap(fd, os.fstat(fd).st_size)
         self.bytes = memoryview(self._map)
         self.words = self.bytes.cast("q")
 
@@ -292,5 +296,9 @@ def _anonymous_file(size: int) -> int:
     except (AttributeError, OSError):  # not on Linux, or not in this kernel, or not allowed
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-    os.ftruncate(fd, size)
+    try:
+        os.ftruncate(fd, size)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd

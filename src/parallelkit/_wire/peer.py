@@ -37,7 +37,11 @@ class Selector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self._open = True
-        self._woken, self._waker = os.pipe()
+        try:
+            self._woken, self._waker = os.pipe()
+        except BaseException:
+            super().close()
+            raise
         self.register(self._woken, selectors.EVENT_READ, lambda events: os.read(self._woken, 1))
 
     def wake(self) -> None:

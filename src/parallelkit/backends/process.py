@@ -81,8 +81,12 @@ class ProcessBackend(LazyBackend):
         self._finalizer = finalizer
         self._max_tasks = max_tasks_per_child
         self._max_memory = max_memory_per_child
-        self._selector = Selector()
         self._claims = ClaimFile(max_workers)
+        try:
+            self._selector = Selector()
+        except BaseException:
+            self._claims.close()
+            raise
         self._thread: threading.Thread | None = None
         self._starting = threading.RLock()
         self._peers: dict[int, Peer] = {}
