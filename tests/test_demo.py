@@ -431,7 +431,7 @@ def _interrupt(folder: Path, arguments, environment=None, *, waits: bool = True)
                 assert process.poll() is None
                 time.sleep(0.01)
             if waits:
-                wait_until_it_waits(process)
+                wait_until_it_waits(process.pid)
             os.killpg(process.pid, signal.SIGINT)
             told = ""
             for line in process.stderr:

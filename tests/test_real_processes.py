@@ -513,7 +513,7 @@ def test_ctrl_c_ends_a_program_at_once(method: str, way: str) -> None:
     program = start([HERE / "interrupted.py", method, way])
     assert program.stdout is not None
     assert [program.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
-    wait_until_it_waits(program)
+    wait_until_it_waits(program.pid)
     os.killpg(program.pid, signal.SIGINT)
 
     out, err = finish(program)  # which also waits for all that have its output open

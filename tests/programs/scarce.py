@@ -23,13 +23,14 @@ from programs import faults
 
 
 def talk(item: int) -> int:
-    """Print, as Python does and as libraries in C do, who do not ask whether somebody listens."""
+    """Print, as Python does, and where nobody listens as libraries in C do, who do not ask for that."""
     print("talking", item)
-    for descriptor in (1, 2):
-        try:
-            os.write(descriptor, b"zzzzzzz\naaaaaaa\n0000000\n" * 200)
-        except OSError:
-            pass
+    for descriptor, stream in ((1, sys.stdout), (2, sys.stderr)):
+        if stream is None:
+            try:
+                os.write(descriptor, b"zzzzzzz\naaaaaaa\n0000000\n" * 200)
+            except OSError:
+                pass
     return item
 
 

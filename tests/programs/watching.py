@@ -53,14 +53,14 @@ def run(arguments: Iterable[object], stdin: str | None = None, **options: object
     return out, err
 
 
-def wait_until_it_waits(program: subprocess.Popen[str]) -> None:
+def wait_until_it_waits(pid: int) -> None:
     """Wait until the main thread of a program sleeps in a system call, and not for its turn.
 
     A signal that comes between the last look of the interpreter for one and the call that blocks does not
     end that call, in any Python program. When a worker says that it is busy, its parent may be just there,
     since threads run when it lets go of the interpreter in order to wait.
     """
-    process = psutil.Process(program.pid)
+    process = psutil.Process(pid)
     deadline = monotonic() + PATIENCE
     before = None
     while monotonic() < deadline:
@@ -108,15 +108,6 @@ def wait_until_gone(processes: Iterable[psutil.Process]) -> list[psutil.Process]
     while (alive := [process for process in alive if _is_alive(process)]) and monotonic() < deadline:
         sleep(0.01)
     return alive
-
-
-def wait_until_asleep(pid: int) -> None:
-    """Wait until a process waits for something, as one does that writes and that nobody reads."""
-    deadline = monotonic() + PATIENCE
-    process = psutil.Process(pid)
-    while process.status() != psutil.STATUS_SLEEPING:
-        assert monotonic() < deadline, f"it is {process.status()}, not asleep"
-        sleep(0.01)
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -23,8 +23,8 @@ from programs.watching import (
     kill_tree,
     start,
     wait_until,
-    wait_until_asleep,
     wait_until_gone,
+    wait_until_it_waits,
 )
 
 pytestmark = pytest.mark.timeout(60)
@@ -96,7 +96,7 @@ def interrupt(program: subprocess.Popen[str], when: str) -> None:
     """Ctrl-C in a terminal, when the program has said that and waits: the signal reaches the whole group."""
     assert program.stdout is not None
     assert program.stdout.readline() == f"{when}\n"
-    wait_until_asleep(program.pid)
+    wait_until_it_waits(program.pid)
     os.killpg(program.pid, signal.SIGINT)
 
 

@@ -21,7 +21,7 @@ from checks import FORK_WARNING, check_usable, counted, failed, on_each_method
 from parallelkit import Executor, WorkerDied
 from parallelkit.testing import Gate, Notes
 from programs import large
-from programs.watching import PATIENCE, wait_until_asleep
+from programs.watching import PATIENCE, wait_until_it_waits
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings(FORK_WARNING)]
 
@@ -66,7 +66,7 @@ def test_killed_while_it_writes_the_result_of_a_submit(method: str, tmp_path: Pa
             after = executor.submit(abs, -1)
             begin()
             notes.wait_for(1)
-            wait_until_asleep(worker)  # in the middle of writing: the pipe is full
+            wait_until_it_waits(worker)  # in the middle of writing: the pipe is full
             os.kill(worker, signal.SIGKILL)
         error = bad.exception()
         assert isinstance(error, WorkerDied)
@@ -86,7 +86,7 @@ def test_killed_while_it_writes_a_result_of_a_map(method: str, tmp_path: Path, r
             stream = executor.map(function, range(12), chunksize=6, return_exceptions=True)
             begin()
             notes.wait_for(1)
-            wait_until_asleep(worker)
+            wait_until_it_waits(worker)
             os.kill(worker, signal.SIGKILL)
         results = list(stream)
         check_usable(executor)
