@@ -247,7 +247,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--method", choices=("forkserver", "fork", "spawn"), default="forkserver")
     parser.add_argument("--workers", type=int, default=4, help="of the executor that is attacked (4)")
     parser.add_argument("--threads", type=int, default=4, help="threads that make calls (4)")
-    parser.add_argument("--rate", type=float, default=50.0, help="kills from outside in a second, if nothing holds them up (50)")
+    parser.add_argument("--rate", type=float, default=50.0, help="of kills from outside, in a second (50)")
     return parser.parse_args()
 
 
