@@ -294,7 +294,8 @@ class ProcessBackend(LazyBackend):
 
     def on_death(self, peer: Peer, exitcode: int | None) -> None:
         """A worker process has ended, all that it wrote has been read."""
-        del self._peers[peer.worker]
+        with self._starting:  # it may end before the thread that starts it has put it there
+            del self._peers[peer.worker]
         left = peer.left_behind()
         for chunk_id in left.claimed:
             self._carriers.pop(chunk_id, None)

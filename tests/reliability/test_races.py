@@ -1,0 +1,53 @@
+"""What `benchmarks/chaos.py` found by chance, made to happen: two things at once that seldom meet."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checks import FORK_WARNING
+
+from parallelkit import Executor
+from parallelkit._wire.peer import Peer
+from parallelkit.backends.process import ProcessBackend
+from parallelkit.testing import Gate
+from parallelkit.testing.gates import PATIENCE
+
+pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings(FORK_WARNING)]
+
+
+def test_a_worker_may_die_before_who_starts_it_knows_it(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that hears of deaths was faster than the one that puts a new worker into the books."""
+    make, on_death = Peer.__init__, ProcessBackend.on_death
+    killed: list[int] = []
+    heard, over = threading.Event(), threading.Event()
+
+    def made_and_killed(self: Peer, worker: int, *rest: Any) -> None:
+        make(self, worker, *rest)
+        if not killed:
+            killed.append(worker)
+            self.process.kill()
+            assert heard.wait(PATIENCE)
+            over.wait(0.1)  # as long as it takes to go wrong; if all is well, who heard of it waits for us
+
+    def noted(self: ProcessBackend, peer: Peer, exitcode: int | None) -> None:
+        heard.set()
+        try:
+            on_death(self, peer, exitcode)
+        finally:
+            over.set()
+
+    gate = Gate(tmp_path)
+    monkeypatch.setattr(ProcessBackend, "on_death", noted)
+    with Executor("process", 2, method) as executor:
+        first = executor.submit(gate.pass_through, 1)  # now there is a thread that hears of deaths
+        monkeypatch.setattr(Peer, "__init__", made_and_killed)
+        second = executor.submit(abs, -2)
+        assert second.result(PATIENCE) == 2
+        gate.open()
+        assert first.result(PATIENCE) == 1
+    assert killed
