@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -50,4 +53,24 @@ def test_a_worker_may_die_before_who_starts_it_knows_it(
         assert second.result(PATIENCE) == 2
         gate.open()
         assert first.result(PATIENCE) == 1
+    assert killed
+
+
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="no fork server here")
+def test_a_worker_may_die_before_it_has_read_what_it_is_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    forkserver: Any = pytest.importorskip("multiprocessing.forkserver")
+    connect = forkserver.connect_to_new_process
+    killed: list[int] = []
+
+    def connect_and_kill(fds: Any) -> tuple[int, int]:
+        sentinel, to_child = connect(fds)
+        if not killed:
+            killed.append(forkserver.read_signed(sentinel))
+            os.kill(killed[0], signal.SIGKILL)
+            forkserver.read_signed(sentinel)  # its exit code: now it is gone, and its end of the pipe
+        return sentinel, to_child
+
+    monkeypatch.setattr(forkserver, "connect_to_new_process", connect_and_kill)
+    with Executor("process", 1, "forkserver") as executor:
+        assert list(executor.map(abs, range(5))) == list(range(5))
     assert killed

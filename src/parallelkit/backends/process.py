@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -187,13 +188,19 @@ class ProcessBackend(LazyBackend):
                 claims = ClaimTable(self._claims, self._index(worker))
                 self._claims.lent = True
                 try:
-                    peer = self._peers[worker] = Peer(worker, self, self._selector, claims)
+                    peer = self._peers[worker] = self._new_peer(worker, claims)
                 finally:
                     self._claims.lent = False
                 self._unstarted.discard(worker)
                 if not self._populating:
                     self._start_listening()
             return peer
+
+    def _new_peer(self, worker: int, claims: ClaimTable) -> Peer:
+        for _ in range(START_ATTEMPTS - 1):
+            with suppress(BrokenPipeError):  # it ended before it had read what it is to do
+                return Peer(worker, self, self._selector, claims)
+        return Peer(worker, self, self._selector, claims)
 
     def _start_listening(self) -> None:
         if self._thread is None:
