@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import Counter
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,33 @@ def test_a_worker_may_die_before_who_starts_it_knows_it(
         gate.open()
         assert first.result(PATIENCE) == 1
     assert killed
+
+
+def test_an_exit_code_is_what_it_is_whoever_asks_for_it(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who starts a process elsewhere has multiprocessing look after ours, in the middle of our doing so."""
+    wait = connection.wait
+    over = threading.Event()
+
+    def slow_wait(*arguments: Any) -> list[Any]:
+        ready = wait(*arguments)
+        if ready:
+            over.wait(0.001)  # between seeing that there is a code and reading it
+        return ready
+
+    def ask() -> None:
+        while not over.wait(0.0002):
+            multiprocessing.active_children()
+
+    monkeypatch.setattr(connection, "wait", slow_wait)
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        with Executor("process", 2, method) as executor:
+            errors = [executor.submit(os._exit, 3).exception(PATIENCE) for _ in range(25)]
+    finally:
+        over.set()
+        asking.join()
+    assert Counter(getattr(error, "exitcode", error) for error in errors) == {3: 25}
 
 
 @pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="no fork server here")

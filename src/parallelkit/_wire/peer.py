@@ -8,6 +8,7 @@ import selectors
 import threading
 from contextlib import ExitStack, suppress
 from functools import partial
+from multiprocessing import connection
 from multiprocessing import process as processes
 from time import monotonic, sleep
 from typing import Any, NamedTuple, Protocol
@@ -135,6 +136,7 @@ class Peer:
             theirs.callback(chunks.close)
             self.process = owner.new_process(worker, chunks, answers, self._claims)
             self.process.start()
+            poll_one_at_a_time(self.process)
             ours.pop_all()  # from here on they are closed with the process
         self._up_fd, self._down_fd = self._up.fileno(), self._down.fileno()
         for fd in (self._up_fd, self._down_fd):
@@ -362,6 +364,28 @@ class Peer:
                 return None
             slot = self._chunks[chunk_id][1]
             return self._claims.started(slot), self._claims.since(slot)
+
+
+def poll_one_at_a_time(process: Any) -> None:
+    """Have one thread at a time ask for the exit code of this process.
+
+    Whoever starts a process with multiprocessing, in any thread, has it look after all children. With the
+    fork server the code is read from a pipe. Of two that read at once, the later would find the end of it and
+    note 255; or it would read what has that number by then: the id of a process that is being started.
+    """
+    if not hasattr(os, "WNOHANG"):  # not a system where codes are handed out once
+        return
+    popen = process._popen
+    poll, polling = popen.poll, threading.RLock()
+
+    def poll_alone(flag: int = os.WNOHANG) -> int | None:
+        if flag != os.WNOHANG and popen.returncode is None:
+            connection.wait([popen.sentinel])
+        with polling:
+            exitcode: int | None = poll(flag)
+            return exitcode
+
+    popen.poll = poll_alone
 
 
 def reap(process: Any) -> int | None:
