@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from checks import FORK_WARNING
 
-from parallelkit import Executor
+from parallelkit import Executor, WorkerDied, _lifetime
+from parallelkit._wire import claims
 from parallelkit._wire.peer import Peer
 from parallelkit.backends.process import ProcessBackend
 from parallelkit.testing import Gate
 from parallelkit.testing.gates import PATIENCE
+from programs import faults
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings(FORK_WARNING)]
 
@@ -103,3 +105,29 @@ def test_a_worker_may_die_before_it_has_read_what_it_is_to_do(monkeypatch: pytes
     with Executor("process", 1, "forkserver") as executor:
         assert list(executor.map(abs, range(5))) == list(range(5))
     assert killed
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_while_the_journal_of_a_dead_worker_is_read(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child has the memory that the other thread was reading, but not the thread, which lets go of it."""
+    read = claims.read_journal
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow_read(*arguments: Any) -> Any:
+        reading.set()
+        assert go_on.wait(PATIENCE)
+        return read(*arguments)
+
+    with Executor("process", 1, method) as executor, Executor("thread", 1), Executor("process", 1, method):
+        assert executor.submit(abs, -1).result(PATIENCE) == 1
+        monkeypatch.setattr(claims, "read_journal", slow_read)
+        dying = executor.submit(faults.die_by_exit)
+        assert reading.wait(PATIENCE)
+        child = os.fork()
+        if not child:
+            os._exit(0 if all(driver.inherited for driver in list(_lifetime._all)) else 1)
+        go_on.set()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert isinstance(dying.exception(PATIENCE), WorkerDied)

@@ -17,7 +17,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import reduction
 from time import monotonic, sleep
 from typing import Any, Literal
@@ -89,7 +89,8 @@ class ClaimFile:
             if self.fd >= 0:
                 self.words.release()
                 self.bytes.release()
-                self._map.close()
+                with suppress(BufferError):  # in a forked child: a thread that is not here was reading
+                    self._map.close()
                 os.close(self.fd)
                 self.fd = -1
 
