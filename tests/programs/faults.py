@@ -11,9 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from parallelkit import Executor, Pool, current_worker
+
+if TYPE_CHECKING:
+    from parallelkit.testing import Gate, Notes
 
 # ---------------------------------------------------------------- deaths
 
@@ -293,6 +296,13 @@ def sleep_at(item: int) -> int:
     """Item 1 does not end."""
     if item == 1:
         time.sleep(1000)
+    return item
+
+
+def note_and_wait(gate: Gate, notes: Notes, item: int) -> int:
+    """Note that it has begun, and wait until the gate is open."""
+    notes.add(item)
+    gate.pass_through()
     return item
 
 

@@ -7,6 +7,8 @@ import os
 import signal
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,11 @@ from typing import Any
 import pytest
 from checks import FORK_WARNING
 
-from parallelkit import Executor, WorkerDied, _lifetime
+from parallelkit import Executor, TaskTimeout, WorkerDied, _lifetime
 from parallelkit._wire import claims
 from parallelkit._wire.peer import Peer
 from parallelkit.backends.process import ProcessBackend
-from parallelkit.testing import Gate
+from parallelkit.testing import Gate, Notes
 from parallelkit.testing.gates import PATIENCE
 from programs import faults
 
@@ -131,3 +133,53 @@ def test_a_fork_while_the_journal_of_a_dead_worker_is_read(
         go_on.set()
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert isinstance(dying.exception(PATIENCE), WorkerDied)
+
+
+# ---------------------------------------------------------------- items that make it at the last moment
+
+
+@pytest.fixture
+def giving_up_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Who is over its time makes it to its end before it is ended, and nobody has read that it did.
+
+    Gives functions: for the item with a time limit, and for the one behind it.
+    """
+    gates = [Gate(tmp_path, name) for name in ("limited", "behind")]
+    notes = [Notes(tmp_path, f"begun {name}") for name in ("limited", "behind")]
+    kill = Peer.kill_inside
+
+    def late(self: Peer, *arguments: Any) -> bool:
+        with self._reading:
+            gates[0].open()
+            notes[1].wait_for(1)
+            return kill(self, *arguments)
+
+    monkeypatch.setattr(Peer, "kill_inside", late)
+    yield lambda place: partial(faults.note_and_wait, gates[place], notes[place])
+    assert notes[0].lines() == notes[1].lines() == ["1"]
+
+
+def test_a_call_that_is_over_its_time_does_not_end_an_item_of_another(
+    method: str, tmp_path: Path, giving_up_late: Callable[..., Any]
+) -> None:
+    with Executor("process", 1, method) as executor:
+        assert executor.submit(abs, -1).result(PATIENCE) == 1
+        stream = executor.map(giving_up_late(0), [1], timeout=1.0)
+        behind = executor.submit(giving_up_late(1), 1)
+        with pytest.raises(TimeoutError):
+            list(stream)
+        Gate(tmp_path, "behind").open()
+        assert behind.result(PATIENCE) == 1
+
+
+def test_an_item_that_makes_it_after_all_does_not_end_the_one_behind_it(
+    method: str, tmp_path: Path, giving_up_late: Callable[..., Any]
+) -> None:
+    with Executor("process", 1, method) as executor:
+        assert executor.submit(abs, -1).result(PATIENCE) == 1
+        stream = executor.map(giving_up_late(0), [1], task_timeout=0.3, return_exceptions=True)
+        behind = executor.submit(giving_up_late(1), 1)
+        (result,) = stream
+        assert result == 1 or isinstance(result, TaskTimeout)
+        Gate(tmp_path, "behind").open()
+        assert behind.result(PATIENCE) == 1

@@ -16,8 +16,8 @@ import math
 import mmap
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import reduction
 from time import monotonic, sleep
 from typing import Any, Literal
@@ -148,10 +148,17 @@ class ClaimTable:
             self._words[at + 1] = stop = cut(started, stop)
             return stop
 
-    def while_at(self, slot: int, started: int, do: Callable[[], object]) -> bool:
-        """Do something while no item can be started, unless more were already; whether it was done."""
-        with self._held(slot):
-            if self.started(slot) != started:
+    def while_at(self, slot: int, started: int, later: Iterable[int], do: Callable[[], object]) -> bool:
+        """Do something while no item can be started, unless more were already; whether it was done.
+
+        Nor of the chunks in the slots `later`: the worker is through with this one when it takes up another.
+        """
+        with ExitStack() as locks:
+            locks.enter_context(self._held(slot))
+            for other in later:
+                if not locks.enter_context(self._held(other)):
+                    return False
+            if self.started(slot) != started or any(map(self.started, later)):
                 return False
             do()
             return True

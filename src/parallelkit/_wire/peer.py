@@ -188,12 +188,14 @@ class Peer:
                 self.process.kill()
 
     def kill_inside(self, chunk_id: int, started: int, reason: Exception) -> bool:
-        """Kill the worker if it has started so many items of a chunk and no more; whether it was so."""
+        """Kill the worker if it has started so many items of a chunk and none after; whether it was so."""
         with self._lock:
             if self._gone or chunk_id not in self._chunks:
                 return False
+            numbers = [*self._chunks]
+            later = [self._chunks[number][1] for number in numbers[numbers.index(chunk_id) + 1 :]]
             slot = self._chunks[chunk_id][1]
-            return self._claims.while_at(slot, started, partial(self.kill, reason))
+            return self._claims.while_at(slot, started, later, partial(self.kill, reason))
 
     def disown(self) -> None:
         """In a forked child: the worker must not take this process for its parent, nor wait for its end."""
