@@ -30,6 +30,7 @@ LAYERS = {
     "_core.scheduler": 1,
     "_work": 1,
     "_late_reports": 1,
+    "_place": 2,
     "_runs": 2,
     "_worker": 3,
     "_wire": 4,

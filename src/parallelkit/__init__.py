@@ -7,6 +7,7 @@ package too, needs a small part of it.
 TYPE_CHECKING = False  # what typing.TYPE_CHECKING is; importing typing takes as long as all of this file
 if TYPE_CHECKING:
     from ._core.chunks import chunked
+    from ._place import current_item
     from ._worker import current_worker
     from .cpus import cpu_count
     from .errors import (
@@ -35,6 +36,7 @@ __all__ = [
     "WorkerDied",
     "chunked",
     "cpu_count",
+    "current_item",
     "current_worker",
     "get_context",
     "pimap",
@@ -49,6 +51,7 @@ _HOMES = {
     "ThreadPool": "pool",
     "chunked": "_core.chunks",
     "cpu_count": "cpus",
+    "current_item": "_place",
     "current_worker": "_worker",
     "get_context": "pool",
     "pimap": "functional",

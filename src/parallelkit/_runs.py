@@ -113,6 +113,8 @@ class MapRun:
     def ended(self) -> int:
         return self._start + len(self._values)
 
+    running = ended  # the values come one by one
+
     def report_late(self) -> None:
         """As `report`, in another thread, while this one is inside of an item."""
         with self._reporting:
@@ -140,8 +142,10 @@ class FoldRun:
         self._combine = work.combine
         self._report = report
         self._let_through = let_through
-        self._start = self.stop = start
+        self._start = self.stop = self._begin = start
         self._nodes: list[Node] = []
+        self._todo: Iterator[Any] = iter(())
+        self._mapping: MapRun | None = None
         self.since = perf_counter()
 
     def fitting(self, items: int) -> int:
@@ -155,7 +159,7 @@ class FoldRun:
             self._fold(self._work, items)
             return
         # Items that fail and are tried again must leave the values beside them whole: map first, then fold.
-        run = MapRun(self._work, self.stop, self._fold_mapped, self._let_through)
+        run = self._mapping = MapRun(self._work, self.stop, self._fold_mapped, self._let_through)
         run.over(items)
         run.report()
 
@@ -170,18 +174,27 @@ class FoldRun:
             self._start = self.stop = mapped.stop
 
     def _fold(self, work: Work, items: Any) -> None:
-        begin, self.stop = self.stop, self.stop + len(items)
-        todo = iter(items)
+        mapping, self._mapping = self._mapping, None
+        self._begin, self.stop = self.stop, self.stop + len(items)
+        self._todo = iter(items)
         try:
-            fold_run(self._combine, self._nodes, begin, self.stop, work.apply(todo))
+            fold_run(self._combine, self._nodes, self._begin, self.stop, work.apply(self._todo))
         except self._let_through:
             raise
         except BaseException as error:
             # Values were combined half-way, so the items of this stretch can neither be used nor tried again.
-            failed = max(begin, self.stop - length_hint(todo) - 1)
-            stretch = Outcomes(self._start, self.stop, [], {failed: as_item_error(error)}, retriable=False)
+            failed = {self.running: as_item_error(error)}
+            stretch = Outcomes(self._start, self.stop, [], failed, retriable=False)
             self._start, self._nodes = self.stop, []
             self._report(stretch, 0.0, False)
+        finally:
+            self._mapping = mapping
+
+    @property
+    def running(self) -> int:
+        if self._mapping is not None:
+            return self._mapping.running
+        return max(self._begin, self.stop - length_hint(self._todo) - 1)
 
     def report(self, *, last: bool = False) -> None:
         """Report what was not reported yet."""

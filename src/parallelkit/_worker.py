@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ._core.fold import Node
 from ._core.outcome import Outcomes
 from ._late_reports import LateReports
+from ._place import Place, enter_item, leave_items
 from ._runs import FoldRun, MapRun
 from ._work import (
     Claim,
@@ -231,13 +232,18 @@ def run_chunk(
     """
     if work.combine is not None or len(items) == 1:
         late_reports = journal = None  # nodes change as they grow; a single item is reported as it ends
-    if late_reports is None:
-        _run_chunk(work, items, start, claim, report, let_through, journal)
-        return
+    place = None if work.style == "call" else Place(report)  # a task has no place in an input
+    outside = enter_item(None)
     try:
-        _run_chunk(work, items, start, claim, report, let_through, journal, late_reports.begin)
+        if late_reports is None:
+            _run_chunk(work, items, start, claim, report, let_through, journal, place)
+            return
+        try:
+            _run_chunk(work, items, start, claim, report, let_through, journal, place, late_reports.begin)
+        finally:
+            late_reports.end()
     finally:
-        late_reports.end()
+        leave_items(outside, place)
 
 
 def _run_chunk(
@@ -248,8 +254,11 @@ def _run_chunk(
     report: Report,
     let_through: type[BaseException] | tuple[()],
     journal: Journal | None,
+    place: Place | None,
     begin: Callable[[MapRun], object] | None = None,
 ) -> None:
+    if place is not None:
+        report = place.report
     run: MapRun | FoldRun
     if work.combine is None:
         run = MapRun(work, start, report, let_through, journal)
@@ -257,6 +266,8 @@ def _run_chunk(
             begin(run)
     else:
         run = FoldRun(work, start, report, let_through)
+    if place is not None:
+        place.enter(run)
     run_items = 1
     stop = start + len(items)
     begun = run.since
@@ -331,6 +342,7 @@ async def run_chunk_async(
         nonlocal position, due
         while claim.take(1):
             index, position = position, position + 1
+            enter_item(None if work.style == "call" else index)
             limit = asyncio.timeout(work.task_timeout)
             full = False
             try:
@@ -344,6 +356,7 @@ async def run_chunk_async(
                 late = isinstance(error, TimeoutError) and limit.expired()
                 ended[index] = None
                 failures[index] = task_timeout_error(work, index) if late else as_item_error(error)
+            enter_item(None)
             if full or index in failures or perf_counter() - reported > REPORT_SECONDS:
                 flush_what_ended()
             elif due is None:  # the next may be long in coming

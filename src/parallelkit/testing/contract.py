@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from asyncio import sleep
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, wait
@@ -15,6 +16,7 @@ from typing import Any, ClassVar
 from unittest import SkipTest
 
 from .._core.chunks import Chunk
+from .._place import current_item
 from .._worker import Work, current_worker
 from ..errors import InitializerFailed, RemoteError
 from ..executor import Executor
@@ -313,6 +315,30 @@ class BackendContract:
             assert executor.submit(current_worker).result(PATIENCE) in {0, 1}
         assert current_worker() is None
 
+    def test_items_know_their_position(self) -> None:
+        for options in ({}, {"chunksize": 7}, {"buffersize": 5}, {"ordered": False}):
+            items: Any = iter(range(300)) if "buffersize" in options else range(300)
+            pairs = self.executor.map(lambda item: (item, current_item()), items, **options)
+            assert sorted(pairs) == [(item, item) for item in range(300)]
+        failed = self.executor.map(_fail_and_say_where, range(9), return_exceptions=True, retries=1)
+        assert [result.args for result in failed] == [(item, item) for item in range(9)]
+        for retries in (0, 1):
+            mapped = self.executor.reduce(add, range(3000), map=lambda _: [current_item()], retries=retries)
+            assert mapped == list(range(3000))
+            combined = self.executor.reduce(_say_where, [[]] * 50, retries=retries)
+            assert set(combined) <= {None, *range(50)}  # None: what is combined in this thread
+        assert self.executor.submit(current_item).result(PATIENCE) is None
+        assert current_item() is None
+
+    def test_coroutines_know_their_position(self) -> None:
+        async def where(item: int) -> tuple[int, int | None]:
+            await sleep(0)
+            return item, current_item()
+
+        assert list(self.executor.map(where, range(50))) == [(item, item) for item in range(50)]
+        future: Future[Any] = self.executor.submit(where, 0)
+        assert future.result(PATIENCE) == (0, None)
+
     def test_initializer_and_finalizer(self) -> None:
         notes = self.notes
         begin, end = partial(notes.add, "begin"), partial(notes.add, "end")
@@ -386,6 +412,14 @@ class BackendContract:
             raise SkipTest(
                 "this backend runs chunks in the thread that asks for them, which cannot wait for itself"
             )
+
+
+def _fail_and_say_where(item: int) -> None:
+    raise LookupError(item, current_item())
+
+
+def _say_where(a: list[int | None], b: list[int | None]) -> list[int | None]:
+    return [*a, *b, current_item()]
 
 
 def _stop_at(place: int, item: int) -> int:
