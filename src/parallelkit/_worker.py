@@ -79,7 +79,7 @@ def current_worker() -> int | None:
     return _worker_index.get()
 
 
-def enter_worker(index: int) -> None:
+def enter_worker(index: int | None) -> None:
     """From now on, in this context, `current_worker()` is `index`."""
     _worker_index.set(index)
 

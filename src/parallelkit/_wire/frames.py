@@ -16,26 +16,35 @@ from __future__ import annotations
 import os
 import select
 import struct
+import threading
 from collections import deque
 from enum import IntEnum
 from typing import NamedTuple
 
+from .._work import owned
+
 __all__ = [
     "FUNCTION",
     "LAST",
+    "MORE",
     "ONCE",
+    "PIECE_BYTES",
     "RECORDS",
     "UNRETRIABLE",
     "Frame",
     "FrameReader",
     "FrameWriter",
     "Kind",
+    "SharedWriter",
     "is_readable",
 ]
 
 _HEAD = struct.Struct("=BBHxxxxqqqdQQ")
 _READ_BYTES = 65536
 _JOIN_BYTES = 4096  # up to here copying is cheaper than writing in parts
+
+PIECE_BYTES = min(getattr(select, "PIPE_BUF", 512), _JOIN_BYTES) - _HEAD.size
+"""A frame with no more payload than this is written at a stroke: whole, or not at all."""
 
 
 class Kind(IntEnum):
@@ -44,10 +53,12 @@ class Kind(IntEnum):
     CHUNK = 1  # number: chunk, first: key of the work, second: index of the first item; work?, items
     FORGET = 2  # first: key of a work that will not be used any more
     LEAVE = 3  # end in good order
+    RULES = 4  # extra: levels of loggers and filters of warnings, from now on
     READY = 10  # the initializer is through
     BROKEN = 11  # the initializer raised; extra: the exception
     SETTLED = 12  # number: chunk, first, second: items from, to; values, failures
     REJECTED = 13  # number: chunk; extra: failures, on unpickling its work or items
+    TOLD = 14  # number: of a record or a warning; extra: a piece of it
 
 
 LAST = 1
@@ -56,6 +67,8 @@ UNRETRIABLE = 2
 """SETTLED: what failed cannot be tried again."""
 RECORDS = 4
 """SETTLED: the values are records of a journal."""
+MORE = 1
+"""TOLD: another piece of it comes."""
 ONCE = 1
 """CHUNK: the work comes with this chunk and for it alone."""
 FUNCTION = 2
@@ -209,3 +222,31 @@ class FrameWriter:
                 self._backlog.appendleft(part[written:])
                 return
             written -= len(part)
+
+
+class SharedWriter:
+    """Writes frames of several threads to a file descriptor that waits: each whole, one after the other.
+
+    A signal handler or a garbage collector may come between in the middle of a write, and write itself. What
+    is written there waits until that write is done.
+    """
+
+    def __init__(self, fd: int):
+        self._writer = FrameWriter(fd)
+        self._lock = threading.RLock()  # which knows who has it
+        self._from_inside: deque[Frame] = deque()
+
+    def write(self, frame: Frame) -> None:
+        if owned(self._lock):
+            self._from_inside.append(frame)
+            return
+        with self._lock:
+            self._writer.write(frame)
+            self._write_what_waits()
+        while self._from_inside:  # it came in between the last look and the end of the lock
+            with self._lock:
+                self._write_what_waits()
+
+    def _write_what_waits(self) -> None:
+        while self._from_inside:
+            self._writer.write(self._from_inside.popleft())

@@ -18,6 +18,8 @@ from .._lifetime import closing_fds
 from .._work import owned
 from .claims import SLOTS, ClaimTable
 from .frames import ONCE, Frame, FrameReader, FrameWriter, Kind, is_readable
+from .logs import Hearing
+from .rules import rules
 
 __all__ = ["Owner", "Peer", "Selector"]
 
@@ -127,6 +129,8 @@ class Peer:
         self._chunks: dict[int, tuple[Chunk, int, int]] = {}  # by number: chunk, slot, key of the work
         self._settled: dict[int, int] = {}
         self._free_slots = list(range(SLOTS))
+        self._hearing = Hearing()
+        self._rules = rules()  # the ones it has; it is started with these, or with newer ones
         with ExitStack() as ours, ExitStack() as theirs:
             self._up, answers = owner.new_pipe()
             ours.callback(self._up.close)
@@ -157,9 +161,13 @@ class Peer:
 
     def send_chunk(self, frame: Frame, chunk: Chunk) -> bool:
         """Send a chunk, if the worker lives; whether it does."""
+        now = rules()
         with self._lock:
             if self._gone:
                 return False
+            if now is not self._rules:
+                self._rules = now
+                self._write(Frame(Kind.RULES, extra=now))
             slot = self._free_slots.pop()
             self._claims.open(slot, len(chunk))
             self._chunks[frame.number] = chunk, slot, frame.first
@@ -287,6 +295,9 @@ class Peer:
             self._close_pipes()
             return False
         for frame in frames:
+            if frame.kind == Kind.TOLD:
+                self._hearing.take(frame)
+                continue
             self.ready = True
             self._owner.on_frame(self, frame)
         return True

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
+from operator import attrgetter
 from time import perf_counter
 from types import ModuleType
 from typing import Any
@@ -29,12 +30,14 @@ from .frames import (
     UNRETRIABLE,
     Frame,
     FrameReader,
-    FrameWriter,
     Kind,
+    SharedWriter,
     is_readable,
 )
 from .heritage import Heritage
+from .logs import tell_parent
 from .pickling import dumps, follow, loads, salvage, unpicklable
+from .rules import Rules
 
 __all__ = ["Portable", "WorkerName", "serve"]
 
@@ -93,6 +96,7 @@ def serve(
     max_memory: int | None,
     forked: bool,
     inherits: bool,
+    rules: bytes,
 ) -> None:
     """Serve one parent until it says LEAVE, or is gone.
 
@@ -105,6 +109,7 @@ def serve(
         max_memory: leave when this process has more in memory than this, in bytes.
         forked: this process is a copy of the parent, with its main module.
         inherits: what it has of that goes by name.
+        rules: see `rules`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     if hasattr(signal, "pthread_sigmask"):
@@ -116,9 +121,9 @@ def serve(
     follow(parent)
 
     def initialize() -> object:
-        function, arguments = initializer.value
+        function, arguments = server.rules.arrive(attrgetter("value"), initializer)
         if isinstance(function, bytes):
-            function = loads(function)
+            function = server.rules.arrive(loads, function)
         return None if function is None else function(*arguments)
 
     def finalize() -> object:
@@ -128,6 +133,7 @@ def serve(
     allowance = Allowance(max_tasks, max_memory, None if max_memory is None else resident_bytes())
     server = _Server(chunks.fileno(), answers.fileno(), claims, worker, allowance)
     server.heritage = Heritage() if inherits else None
+    server.rules = tell_parent(server.writer, index, rules)
     try:
         worker.enter()
     except InitializerFailed as error:
@@ -142,7 +148,7 @@ def serve(
 class _Server:
     def __init__(self, chunks: int, answers: int, claims: ClaimTable, worker: Worker, allowance: Allowance):
         self._reader = FrameReader(chunks)
-        self._writer = FrameWriter(answers)
+        self.writer = SharedWriter(answers)
         self._claims = claims
         self._worker = worker
         self._journal = claims.journal()
@@ -153,6 +159,7 @@ class _Server:
         self._pid = os.getpid()
         self._thread = threading.get_ident()
         self.heritage: Heritage | None = None
+        self.rules: Rules
 
     def run(self) -> None:
         try:
@@ -167,6 +174,8 @@ class _Server:
                     if frame.kind == Kind.FORGET:
                         self._works.pop(frame.first, None)
                         self._unreadable.pop(frame.first, None)
+                    elif frame.kind == Kind.RULES:
+                        self.rules.obey(frame.extra)
                     else:
                         self._run_chunk(frame)
                         if self._allowance.spent:
@@ -180,7 +189,7 @@ class _Server:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
-        self._writer.write(frame)
+        self.writer.write(frame)
 
     def _run_chunk(self, frame: Frame) -> None:
         self._claims.note_reading(frame.slot, "function")
@@ -191,7 +200,7 @@ class _Server:
             return
         self._claims.note_reading(frame.slot, "items")
         try:
-            items = loads(frame.extra)
+            items = self.rules.arrive(loads, frame.extra)
         except BaseException:
             failures = self._failures_on_loading(frame)
             self._reject(frame, failures)
@@ -209,7 +218,7 @@ class _Server:
         work = self._works.get(key)
         if work is None:
             try:
-                loaded = loads(frame.body)
+                loaded = self.rules.arrive(loads, frame.body)
             except BaseException as error:
                 failure = SerializationError(
                     f"the function could not be rebuilt in the worker: {type(error).__name__}: {error}"

@@ -31,6 +31,7 @@ from .._wire.pickling import (
     loads,
     unpicklable,
 )
+from .._wire.rules import rules
 from .._wire.sealed import Sealed
 from .._wire.serving import Portable, WorkerName, serve
 from .._wire.starting import start_context, start_server
@@ -251,6 +252,7 @@ class ProcessBackend(LazyBackend):
                 self._max_memory,
                 self._context.get_start_method() == "fork",
                 self._heritage is not None,
+                rules(),
             ),
             name=WorkerName(f"parallelkit-{self._index(worker)}"),
         )
