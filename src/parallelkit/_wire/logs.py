@@ -37,6 +37,7 @@ _inside: Any = logging  # for what has no public name
 _RECORD, _WARNING = "record", "warning"
 _formatter = logging.Formatter()
 _to_stderr = logging.lastResort
+_configure = logging.basicConfig
 _inherited: list[Any] = []  # never let go: what is freed may be flushed, or wait for a lock of the parent's
 
 
@@ -53,6 +54,7 @@ def tell_parent(writer: SharedWriter, worker: int, packed: bytes) -> Rules:
     logging.root.parent = above
     # For loggers that do not propagate: what they had for handlers, the parent has.
     logging.lastResort = _Handler(teller)
+    logging.basicConfig = _configure_if_asked
     warnings.showwarning = teller.warn
     return rules
 
@@ -65,6 +67,12 @@ def _let_go() -> None:
     for _, logger in loggers():
         _inherited.extend([logger.handlers, logger.filters])
         logger.handlers, logger.filters = [], []
+
+
+def _configure_if_asked(**options: Any) -> None:
+    """What `logging.basicConfig` is in a worker: `logging.info` and its like call it without a wish."""
+    if options:
+        _configure(**options)
 
 
 class _Teller:
@@ -82,11 +90,10 @@ class _Teller:
         """Whether an item has forked, and this is the child, which must not write to the pipe."""
         return os.getpid() != self._pid
 
-    def log(self, record: logging.LogRecord) -> None:
+    def log(self, record: logging.LogRecord, message: str) -> None:
         fields = dict(vars(record))
         if record.exc_info and not record.exc_text:
             fields["exc_text"] = _formatter.formatException(record.exc_info)
-        message = record.getMessage()
         fields.update(msg=message, message=message, args=None, exc_info=None)
         where = current_item(), self._worker
         fields.setdefault("item", where[0])  # an extra of the user's may have that name
@@ -142,11 +149,13 @@ class _Handler(logging.Handler):
                 _to_stderr.handle(record)
             return True
         try:
-            self._teller.log(record)
+            message = record.getMessage()
         except RecursionError:
             raise
-        except Exception:  # a message that cannot be made: said on stderr, as other handlers do
+        except Exception:  # it cannot be made: said on stderr, as other handlers do
             self.handleError(record)
+        else:
+            self._teller.log(record, message)
         return True
 
 

@@ -70,9 +70,11 @@ def _look_again() -> bytes:
     entries = filters[:]
     known = dict(loggers())
     levels = {name: logger.level for name, logger in known.items() if logger.level or name == "root"}
+    # Those of another class are not to be made by us: theirs may not be imported yet.
+    plain = [name for name in levels if type(known[name]) is logging.Logger]
     disabled = {name: logger for name, logger in known.items() if logger.disabled}
-    plain = [entry for entry in map(_plain, entries) if entry is not None]
-    packed = pickle.dumps((levels, set(disabled), logging.root.manager.disable, plain), 5)
+    in_words = [entry for entry in map(_in_plain_words, entries) if entry is not None]
+    packed = pickle.dumps((levels, plain, list(disabled), logging.root.manager.disable, in_words), 5)
     last = _last
     if last is not None and last.packed == packed and last.filters is filters:
         packed = last.packed
@@ -88,7 +90,7 @@ def loggers() -> Iterable[tuple[str, logging.Logger]]:
             yield name, logger
 
 
-def _plain(entry: Any) -> tuple[Any, ...] | None:
+def _in_plain_words(entry: Any) -> tuple[Any, ...] | None:
     """A filter of warnings in words that need no module; None where it is of an unknown kind."""
     try:
         action, message, category, module, line = entry
@@ -124,10 +126,13 @@ class Rules:
 
     def obey(self, packed: bytes) -> None:
         """From now on, these are the rules."""
-        levels, disabled, disable, filters = pickle.loads(packed)
+        levels, plain, names, disable, filters = pickle.loads(packed)
         old, self._levels = self._levels, levels
+        disabled = set(names)
         differs = self._disabled ^ disabled
         self._disabled = disabled
+        for name in plain:
+            logging.getLogger(name)  # for the loggers below it
         self._ruled = []
         for name, logger in loggers():
             if name in levels:
@@ -222,8 +227,8 @@ def _drop(handlers: set[logging.Handler | None]) -> None:
                 logger.removeHandler(handler)
 
 
-def _entry(plain: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    action, message, name, module, line = plain
+def _entry(words: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    action, message, name, module, line = words
     try:
         return action, _pattern(message), _category(*name), _pattern(module), line
     except Exception:  # another make of `re`
@@ -247,9 +252,9 @@ class _Named(type):
     module: str
 
     def __subclasscheck__(cls, other: type) -> bool:
-        return any(
-            (kind.__module__, kind.__qualname__) == (cls.module, cls.__name__) for kind in other.__mro__
-        )
+        # Not by its qualified name, which one that has travelled by value has lost.
+        name = cls.__name__.rpartition(".")[2]
+        return any((kind.__module__, kind.__name__) == (cls.module, name) for kind in other.__mro__)
 
 
 def _matches(pattern: Any, text: str) -> bool:
