@@ -59,7 +59,8 @@ def test_coroutines_keep_their_item_in_tasks_and_threads_of_theirs() -> None:
         return current_item()
 
     for backend in ("asyncio", "thread"):
-        results = pmap(function, range(40), backend=backend, max_workers=2)
+        with Executor(backend, 2) as executor:
+            results = list(executor.map(function, range(40)))
         assert results == [(item, item, item) for item in range(40)]
 
 

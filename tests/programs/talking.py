@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import warnings
+from itertools import count
 from typing import Any
 
 from parallelkit import Executor
@@ -17,6 +18,8 @@ from . import faults
 
 log = logging.getLogger("talking")
 log.addHandler(logging.NullHandler())  # as libraries do
+
+_count = count()
 
 LARGE = 300_000
 """More than a pipe holds."""
@@ -65,7 +68,7 @@ def say_as(name: str, level: int, item: Any) -> bool:
 
 def say_three(item: Any) -> Any:
     for part in "abc":
-        log.warning("%s%s", item, part)
+        log.warning("%s%s", item, part, extra={"count": next(_count)})
     return item
 
 
@@ -171,11 +174,11 @@ def say_in_an_executor(method: str, item: int) -> list[int]:
 
 def say_when_signalled(item: int) -> bytes:
     """A signal handler logs, over and over, in the middle of whatever is going on here."""
-    count = 0
+    signals = 0
 
     def interrupt(*_: object) -> None:
-        nonlocal count
-        count += 1
+        nonlocal signals
+        signals += 1
         log.warning("handler %s", "x" * 3000)
         signal.setitimer(signal.ITIMER_REAL, 0.0005)
 
@@ -186,7 +189,7 @@ def say_when_signalled(item: int) -> bytes:
             log.warning("main %s %s", n, "x" * (5000 if n % 3 else 10))
     finally:
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
-    log.warning("count %s", count)
+    log.warning("count %s", signals)
     return bytes(LARGE)
 
 
