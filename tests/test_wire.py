@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from parallelkit._wire import serving
 from parallelkit._wire.claims import Allowance
-from parallelkit._wire.frames import Frame, FrameReader, FrameWriter, Kind
+from parallelkit._wire.frames import PIECE_BYTES, Frame, FrameReader, FrameWriter, Kind, SharedWriter
 from parallelkit._wire.serving import LOOKOUT_SECONDS, Lookout
 
 numbers = st.integers(-(2**63), 2**63 - 1)
@@ -101,6 +102,58 @@ class TestWriting:
             writer.flush()
         assert came == sent
         assert not writer.waits
+
+
+class TestWritingByMany:
+    def test_what_comes_from_inside_of_a_write_comes_after_it(self, pipe, monkeypatch):
+        writer = SharedWriter(pipe[1])
+        inner = [Frame(Kind.TOLD, number=number, extra=b"inner") for number in range(3)]
+        left = inner.copy()
+
+        def writev(fd, parts, plain=os.writev):  # a signal handler comes in between, after a part
+            if left:
+                writer.write(left.pop(0))
+            return plain(fd, [bytes(part)[:1000] for part in parts[:1]])
+
+        monkeypatch.setattr(os, "writev", writev)
+        outer = Frame(Kind.SETTLED, number=99, body=bytes(5000), extra=bytes(3000))
+        writer.write(outer)
+        os.set_blocking(pipe[0], False)
+        assert read_all(FrameReader(pipe[0])) == [outer, *inner]
+
+    def test_what_comes_at_the_very_end_of_a_write_is_not_left_behind(self, pipe):
+        writer = SharedWriter(pipe[1])
+        late = [Frame(Kind.TOLD, number=1), Frame(Kind.TOLD, number=2)]
+
+        class Lock:
+            """A signal comes when nobody looks any more, and the lock is not free yet."""
+
+            def __init__(self):
+                self.held = False
+
+            def __enter__(self):
+                self.held = True
+
+            def __exit__(self, *exc):
+                if late:
+                    writer.write(late.pop(0))
+                self.held = False
+
+            def _is_owned(self):
+                return self.held
+
+        writer._lock = Lock()
+        writer.write(Frame(Kind.SETTLED, number=0))
+        os.set_blocking(pipe[0], False)
+        assert [frame.number for frame in read_all(FrameReader(pipe[0]))] == [0, 1, 2]
+
+    @pytest.mark.parametrize("size", [0, 1, PIECE_BYTES])
+    def test_a_piece_is_written_at_a_stroke(self, monkeypatch, size):
+        written = []
+        monkeypatch.setattr(os, "writev", lambda fd, parts: written.append(parts) or sum(map(len, parts)))
+        SharedWriter(0).write(Frame(Kind.TOLD, extra=bytes(size)))
+        ((part,),) = written
+        assert len(part) <= select.PIPE_BUF
 
 
 class Clock:

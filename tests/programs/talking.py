@@ -95,6 +95,11 @@ def say_with_names_of_ours(item: int) -> None:
     log.warning("mine", extra={"item": "my item", "worker": ["my", "worker"]})
 
 
+def say_until(path: str) -> None:
+    while not os.path.exists(path):
+        log.warning("still here")
+
+
 def say_and_die(death: str, size: int, item: int) -> int:
     """Item 3 says something and ends the worker."""
     if item == 3:
@@ -170,6 +175,11 @@ def say_in_an_executor(method: str, item: int) -> list[int]:
     with Executor("process", 1, method) as executor:
         log.warning("outer %s", item)
         return list(executor.map(say, [10, 11]))
+
+
+def warn_in_an_executor(method: str, kind: type[Warning], item: int) -> str:
+    with Executor("process", 1, method) as executor:
+        return type(executor.submit(warn_of, kind, "inner", item).exception()).__name__
 
 
 def say_when_signalled(item: int) -> bytes:

@@ -23,6 +23,7 @@ import pytest
 
 from parallelkit import Executor, InitializerFailed, Pool, WorkerDied, current_item, current_worker, pmap
 from parallelkit._wire.rules import rules
+from parallelkit.testing import Gate, Notes
 from programs import faults, talking
 from programs.watching import METHODS, run
 
@@ -230,6 +231,19 @@ def test_workers_of_workers_are_heard(method: str, heard: Heard) -> None:
     assert [record.item for record in heard.records] == [None, 0, 1], "the innermost"
 
 
+def test_filters_reach_the_workers_of_workers(method: str) -> None:
+    class Local(UserWarning):
+        pass
+
+    with recorded("error") as caught:
+        warnings.simplefilter("default", UserWarning)
+        warnings.simplefilter("error", Local)
+        with Executor("process", 1, method) as executor:
+            assert executor.submit(talking.warn_in_an_executor, method, Local, 1).result() == "Local"
+            assert executor.submit(talking.warn_in_an_executor, method, UserWarning, 1).result() == "NoneType"
+    assert texts(caught) == ["inner"]
+
+
 def test_pools_are_heard(method: str, heard: Heard) -> None:
     with Pool(2, context=multiprocessing.get_context(method)) as pool:
         assert pool.map(talking.say, range(20)) == list(range(20))
@@ -396,6 +410,22 @@ def test_ctrl_c_in_a_handler_reaches_the_caller(executor: Executor, heard: Heard
     assert list(executor.map(talking.say, range(5))) == list(range(5))
 
 
+def test_a_time_limit_holds_although_records_keep_coming(
+    executor: Executor, heard: Heard, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path)
+    came = threading.Event()
+    heard.then = lambda record: came.set()
+    future = executor.submit(talking.say_until, str(tmp_path / "gate"))
+    try:
+        assert came.wait(30)
+        with pytest.raises(TimeoutError):
+            future.result(timeout=0.1)
+    finally:
+        gate.open()
+    future.result()
+
+
 def test_a_handler_may_submit(executor: Executor, heard: Heard) -> None:
     more = []
     heard.then = lambda record: more.append(executor.submit(faults.same, record.item))
@@ -443,9 +473,11 @@ log.addHandler(handler)
 log.addHandler(logging.NullHandler())
 logging.basicConfig(filename={path!r}, format="root %(process)d %(message)s")
 warnings.warn("imported")
+warnings.showwarning = print
 
 def say(item):
     log.info("item %s", item)
+    warnings.warn("careful")
     return item
 """
 
@@ -459,13 +491,15 @@ sys.path.insert(0, {str(tmp_path)!r})
 warnings.simplefilter("ignore")
 import sets_up_logging
 warnings.simplefilter("error")
+warnings.filterwarnings("always", "careful")
+warnings.showwarning = lambda message, *_: print("shown", message)
 sets_up_logging.log.setLevel("INFO")
 from parallelkit import Executor
 with Executor("process", 2, {method!r}) as executor:
     print(list(executor.map(sets_up_logging.say, range(4), chunksize=1)))
 """
     out, err = run(["-W", "ignore::DeprecationWarning", "-c", program])
-    assert out == "[0, 1, 2, 3]\n", err
+    assert out == "shown careful\n" * 4 + "[0, 1, 2, 3]\n", err
     lines = path.read_text().splitlines()
     own = [line.partition(" ")[2] for line in lines if not line.startswith("root")]
     root = [line.split(" ", 2)[2] for line in lines if line.startswith("root")]
@@ -603,8 +637,6 @@ def test_who_shows_warnings_may_raise(executor: Executor, monkeypatch: Any, caps
 
 
 def test_a_filter_that_came_too_late_shows_what_would_have_been_an_error(method: str, tmp_path: Path) -> None:
-    from parallelkit.testing import Gate, Notes
-
     gate, notes = Gate(tmp_path), Notes(tmp_path)
 
     def wait_and_warn(item: int) -> int:

@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from concurrent.futures import Future, as_completed
 from typing import assert_type
 
-from parallelkit import Executor, chunked, cpu_count, current_worker, pimap, pmap, pmap_reduce, preduce
+from parallelkit import (
+    Executor,
+    chunked,
+    cpu_count,
+    current_item,
+    current_worker,
+    pimap,
+    pmap,
+    pmap_reduce,
+    preduce,
+)
 
 
 def length(word: str) -> int:
@@ -35,6 +45,7 @@ assert_type(pmap_reduce(pairs, plus, words), dict[str, int])
 assert_type(list(chunked(words, 2)), list[list[str]])
 assert_type(cpu_count(physical=True), int)
 assert_type(current_worker(), int | None)
+assert_type(current_item(), int | None)
 
 total: int = preduce(plus, words, map=length, initial=0)
 stream: Iterator[int] = pimap(length, iter(words), ordered=False, buffersize=10)

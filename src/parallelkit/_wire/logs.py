@@ -26,19 +26,17 @@ from .._place import current_item, enter_item
 from .._worker import enter_worker
 from .frames import MORE, PIECE_BYTES, Frame, Kind, SharedWriter
 from .pickling import dumps, is_immutable, loads
-from .rules import Rules, loggers
+from .rules import Rules, all_handlers, let_go, loggers
 
 __all__ = ["Hearing", "tell_parent"]
 
 MOST_SHOWN = 1000
 """Characters of the `repr()` that stands for what cannot travel."""
 
-_inside: Any = logging  # for what has no public name
 _RECORD, _WARNING = "record", "warning"
 _formatter = logging.Formatter()
 _to_stderr = logging.lastResort
 _configure = logging.basicConfig
-_inherited: list[Any] = []  # never let go: what is freed may be flushed, or wait for a lock of the parent's
 
 
 # ---------------------------------------------------------------- in a worker
@@ -62,10 +60,10 @@ def tell_parent(writer: SharedWriter, worker: int, packed: bytes) -> Rules:
 def _let_go() -> None:
     """Do without the handlers that a fork has brought along, but touch none of them, nor free it."""
     logging.captureWarnings(False)
-    _inherited.extend([reference() for reference in _inside._handlerList])
-    _inside._handlerList.clear()  # what is to be flushed and closed at the end
+    let_go.extend([reference() for reference in all_handlers])
+    all_handlers.clear()  # what is to be flushed and closed at the end
     for _, logger in loggers():
-        _inherited.extend([logger.handlers, logger.filters])
+        let_go.append((logger.handlers, logger.filters))
         logger.handlers, logger.filters = [], []
 
 
@@ -251,9 +249,11 @@ def _warn(
         message = _stand_in(kinds, text)
     category = type(message)
     filename, lineno, module = place
+    if module is None:
+        module = filename.removesuffix(".py")  # as for any warning whose module is not known
     if decided:
         try:
-            warnings.warn_explicit(message, category, filename, lineno, module, _registry(module, filename))
+            warnings.warn_explicit(message, category, filename, lineno, module, _registry(module))
             return
         except Warning as error:
             if error is not message:
@@ -286,11 +286,11 @@ def _stand_in(names: list[tuple[str, str]], text: str) -> Warning:
 _registries: dict[str, dict[Any, Any]] = {}
 
 
-def _registry(module: str | None, filename: str) -> dict[Any, Any]:
+def _registry(module: str) -> dict[Any, Any]:
     """Where it is noted which warnings of a module were shown: where the module itself would note it."""
-    found = None if module is None else sys.modules.get(module)
+    found = sys.modules.get(module)
     if found is None:
-        return _registries.setdefault(module or filename, {})
+        return _registries.setdefault(module, {})
     registry: dict[Any, Any] = vars(found).setdefault("__warningregistry__", {})
     return registry
 

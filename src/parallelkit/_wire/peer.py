@@ -252,6 +252,8 @@ class Peer:
                     break
                 if not self._read_or_kill() or any(fd == self._death for fd, _ in ready):
                     break
+                if deadline is not None and monotonic() > deadline:  # it may log without end
+                    break
             return True
         finally:
             with self._lock:

@@ -19,12 +19,17 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
-__all__ = ["Rules", "loggers", "rules"]
+from .pickling import is_immutable
+
+__all__ = ["Rules", "all_handlers", "let_go", "loggers", "rules"]
 
 T = TypeVar("T")
 V = TypeVar("V")
 
-_inside: Any = logging  # for what has no public name
+let_go: list[Any] = []
+"""Handlers that a worker does without, kept: one that is freed may flush what is not its own, or warn."""
+
+all_handlers: Any = getattr(logging, "_handlerList", [])  # weak references to them
 _warnings: Any = warnings  # its type says that nobody changes the filters
 
 # ---------------------------------------------------------------- in the parent
@@ -69,7 +74,7 @@ def _look_again() -> bytes:
     filters = _warnings.filters
     entries = filters[:]
     known = dict(loggers())
-    levels = {name: logger.level for name, logger in known.items() if logger.level or name == "root"}
+    levels = {name: int(logger.level) for name, logger in known.items() if logger.level or name == "root"}
     # Those of another class are not to be made by us: theirs may not be imported yet.
     plain = [name for name in levels if type(known[name]) is logging.Logger]
     disabled = {name: logger for name, logger in known.items() if logger.disabled}
@@ -86,7 +91,7 @@ def loggers() -> Iterable[tuple[str, logging.Logger]]:
     """All loggers there are, by name."""
     yield "root", logging.root
     for name, logger in list(logging.root.manager.loggerDict.items()):
-        if isinstance(logger, logging.Logger):
+        if isinstance(logger, logging.Logger) and type(name) is str:
             yield name, logger
 
 
@@ -95,9 +100,10 @@ def _in_plain_words(entry: Any) -> tuple[Any, ...] | None:
     try:
         action, message, category, module, line = entry
         name = category.__module__, category.__qualname__
-        return action, _in_words(message), name, _in_words(module), line
+        words = action, _in_words(message), name, _in_words(module), line
     except Exception:
         return None
+    return words if is_immutable(words) else None
 
 
 def _in_words(pattern: Any) -> Any:
@@ -162,22 +168,25 @@ class Rules:
     def arrive(self, function: Callable[[V], T], argument: V) -> T:
         """Call what may import modules because something has come from the parent.
 
-        No warning is an error meanwhile: the parent's loop would not have had it.
+        A warning that would be an error is none meanwhile: the parent's loop would not have had it.
         """
         if self._strict:
             return self._arrive_warned(function, argument)
-        modules, handlers = len(sys.modules), len(_inside._handlerList)
+        modules, handlers, show = len(sys.modules), len(all_handlers), warnings.showwarning
         levels = [logger.level for logger in self._ruled]
         try:
             return function(argument)
         finally:
             if len(sys.modules) != modules:
                 self._undo(handlers, levels)
+                if warnings.showwarning is not show:
+                    logging.captureWarnings(False)
+                    warnings.showwarning = show
 
     def _arrive_warned(self, function: Callable[[V], T], argument: V) -> T:
         with warnings.catch_warnings():
             _warnings.filters[:] = [
-                ("default", *entry[1:]) if entry[0] == "error" else entry for entry in _warnings.filters
+                ("ignore", *entry[1:]) if entry[0] == "error" else entry for entry in _warnings.filters
             ]
             self._strict = False
             try:
@@ -187,7 +196,7 @@ class Rules:
 
     def _undo(self, handlers: int, levels: list[int]) -> None:
         """After imports: there were so many handlers, and the loggers that have rules had these levels."""
-        _drop({reference() for reference in _inside._handlerList[handlers:]})
+        _drop({reference() for reference in all_handlers[handlers:]})
         for logger, level in zip(self._ruled, levels, strict=False):
             if logger.level != level:
                 logger.setLevel(level)
@@ -220,11 +229,12 @@ class _Loggers(dict[str, Any]):
         self._rules.begin(name, logger)
 
 
-def _drop(handlers: set[logging.Handler | None]) -> None:
+def _drop(handlers: set[Any]) -> None:
     for _, logger in loggers():
         for handler in logger.handlers[:]:
-            if handler in handlers and not isinstance(handler, logging.NullHandler):
+            if handler in handlers:
                 logger.removeHandler(handler)
+                let_go.append(handler)
 
 
 def _entry(words: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -243,18 +253,16 @@ def _category(module: str, name: str) -> type:
     found: Any = builtins if module == "builtins" else sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)
-    return found if isinstance(found, type) else _Named(name, (), {"module": module})
+    return found if isinstance(found, type) else _Named(name, (), {"__module__": module})
 
 
 class _Named(type):
     """A class of warnings by its name. To import its module might take longer than all the work."""
 
-    module: str
-
     def __subclasscheck__(cls, other: type) -> bool:
         # Not by its qualified name, which one that has travelled by value has lost.
         name = cls.__name__.rpartition(".")[2]
-        return any((kind.__module__, kind.__name__) == (cls.module, name) for kind in other.__mro__)
+        return any((kind.__module__, kind.__name__) == (cls.__module__, name) for kind in other.__mro__)
 
 
 def _matches(pattern: Any, text: str) -> bool:
