@@ -350,9 +350,8 @@ async def run_chunk_async(
                     ended[index] = await work.apply_to(items[index - start])
                 full = not journal.add({index: ended[index]})
             except BaseException as error:
-                task = asyncio.current_task()
-                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                    raise  # the backend is closing
+                if _is_closing(error):
+                    raise
                 late = isinstance(error, TimeoutError) and limit.expired()
                 ended[index] = None
                 failures[index] = task_timeout_error(work, index) if late else as_item_error(error)
@@ -364,6 +363,14 @@ async def run_chunk_async(
 
     await (lane() if lanes == 1 else asyncio.gather(*[lane() for _ in range(min(lanes, len(items)))]))
     flush(position, perf_counter(), last=True)
+
+
+def _is_closing(error: BaseException) -> bool:
+    """Whether a coroutine was cancelled because its backend is closing, and not by itself."""
+    import asyncio
+
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 def _uncombined(outcomes: Outcomes, report: Report) -> Outcomes:
