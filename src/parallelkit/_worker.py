@@ -343,8 +343,7 @@ async def run_chunk_async(
         while claim.take(1):
             index, position = position, position + 1
             enter_item(None if work.style == "call" else index)
-            limit = asyncio.timeout(work.task_timeout)
-            full = False
+            limit, full = asyncio.timeout(work.task_timeout), False
             try:
                 async with limit:
                     ended[index] = await work.apply_to(items[index - start])
