@@ -35,8 +35,10 @@ from chaos_checks import Account
 from chaos_items import count_faults, read_faults
 from chaos_killers import Killer, peers_of
 from holdings import (
+    MOST_BLOCKS,
     MOST_GROWTH,
     Holdings,
+    allocated_blocks,
     growth,
     left_behind,
     own_temporary_folder,
@@ -70,6 +72,7 @@ class Chaos:
         faults: what was done to workers, and how often.
         troubles: what else must not be.
         memory: resident bytes of this process, after each round.
+        blocks: and how many blocks of memory its objects take.
     """
 
     def __init__(self, arena: Arena, given: argparse.Namespace):
@@ -78,6 +81,7 @@ class Chaos:
         self.deaths = 0
         self.troubles: list[str] = []
         self.memory: list[int] = []
+        self.blocks: list[int] = []
         self._arena = arena
         self._given = given
         self._began = monotonic()
@@ -147,9 +151,11 @@ class Chaos:
             if exitcode not in done.get(pid, ()):
                 self.troubles.append(f"worker {pid} ended with {exitcode}, not with {done.get(pid, 'any')}")
         self.memory.append(resident_bytes())
+        self.blocks.append(allocated_blocks())
         print(
             f"round {self._rounds}: {self.faults.total():,} faults, {self.account.items:,} items, "
-            f"{self.memory[-1] / 2**20:.1f} MiB, {monotonic() - self._began:.0f} s",
+            f"{self.memory[-1] / 2**20:.1f} MiB, {self.blocks[-1]:,} blocks, "
+            f"{monotonic() - self._began:.0f} s",
             flush=True,
         )
 
@@ -213,9 +219,13 @@ def report(chaos: Chaos, leaks: dict[str, list[str]]) -> int:
     faults = ", ".join(f"{how} {count:,}" for how, count in sorted(chaos.faults.items()))
     calls = ", ".join(f"{kind} {count:,}" for kind, count in sorted(account.calls.items()))
     named = ", ".join(f"{name.replace('_', ' ')} {getattr(account, name):,}" for name in Account.NUMBERS)
-    grown = growth(chaos.memory)
+    grown, more_blocks = growth(chaos.memory), growth(chaos.blocks)
     bad = bool(chaos.troubles or account.complaints or any(leaks.values()))
-    bad = bad or (grown is not None and grown > MOST_GROWTH)
+    if grown is None or more_blocks is None:
+        growing = "too short to say"
+    else:
+        growing = f"{grown / 2**20:+.1f} MiB, {more_blocks:+,.0f} blocks"
+        bad = bad or grown > MOST_GROWTH or more_blocks > MOST_BLOCKS
     rows = {
         "faults injected": f"{chaos.faults.total():,}: {faults}",
         "workers that died of them": f"{chaos.deaths:,}",
@@ -226,7 +236,7 @@ def report(chaos: Chaos, leaks: dict[str, list[str]]) -> int:
         "wrong": f"{account.wrong:,}",
         "other troubles": f"{len(chaos.troubles):,}",
         **{f"left behind: {kind}": f"{len(more):,}" for kind, more in leaks.items()},
-        "growth of the parent": "too short to say" if grown is None else f"{grown / 2**20:+.1f} MiB",
+        "growth of the parent": growing,
         "verdict": "FAILED" if bad else "all is accounted for, nothing is left behind",
     }
     print(f"\n| {'what':<28} | found\n|{'-' * 30}|{'-' * 60}")
