@@ -88,6 +88,7 @@ class Chaos:
         self._rounds = 0
         self._broken = False  # a thread has met what none should
         self._seen = 0  # of the faults that workers have noted
+        self._before: list[tuple[int, str]] = []  # faults of the round before, whose deaths may be late
         self._round_kills = max(LEAST_KILLS, (given.kills or 200 * ROUNDS) // ROUNDS)
         self._quiet = Executor("process", 1, given.method)
         self._quiet.submit(abs, 1).result()
@@ -138,15 +139,16 @@ class Chaos:
             if isinstance(caller, Caller):
                 caller.check_left()
             self.account.add(caller.account)
+        deaths, self._arena.deaths[:] = list(self._arena.deaths), []
         inside = read_faults(self._arena.faults)[self._seen :]
         self._seen += len(inside)
         faults = [*killer.faults, *inside]
         self.faults.update(how for _, how in faults)
-        deaths, self._arena.deaths[:] = list(self._arena.deaths), []
         self.deaths += len(deaths)
         done: dict[int, set[int]] = {}
-        for pid, how in faults:
+        for pid, how in (*self._before, *faults):
             done.setdefault(pid, set()).add(EXIT_CODES.get(how, -signal.SIGKILL))
+        self._before = faults
         for pid, exitcode in deaths:
             if exitcode not in done.get(pid, ()):
                 self.troubles.append(f"worker {pid} ended with {exitcode}, not with {done.get(pid, 'any')}")
