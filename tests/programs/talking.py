@@ -108,6 +108,20 @@ def say_and_die(death: str, size: int, item: int) -> int:
     return item
 
 
+def say_and_die_at(place: int, item: int) -> int:
+    log.warning("%s", item)
+    if item == place:
+        faults.die_by_signal()
+    return item
+
+
+def say_and_be_stuck_at(place: int, item: int) -> int:
+    log.warning("%s", item)
+    if item == place:
+        signal.pause()
+    return item
+
+
 def say_and_die_in_beginning(runs: str) -> None:
     faults.note(runs, os.getpid())
     log.warning("about to die")

@@ -21,7 +21,16 @@ from typing import Any
 
 import pytest
 
-from parallelkit import Executor, InitializerFailed, Pool, WorkerDied, current_item, current_worker, pmap
+from parallelkit import (
+    Executor,
+    InitializerFailed,
+    Pool,
+    TaskTimeout,
+    WorkerDied,
+    current_item,
+    current_worker,
+    pmap,
+)
 from parallelkit._wire.rules import rules
 from parallelkit.testing import Gate, Notes
 from programs import faults, talking
@@ -141,6 +150,24 @@ def test_nothing_is_lost_when_the_worker_dies_right_after(
     results = list(executor.map(function, range(6), chunksize=1, return_exceptions=True))
     assert isinstance(results[3], WorkerDied)
     assert [(record.item, len(record.getMessage())) for record in heard.records] == [(3, size)]
+
+
+def test_every_item_of_a_chunk_in_which_the_worker_dies_is_heard_once(
+    executor: Executor, heard: Heard
+) -> None:
+    function = partial(talking.say_and_die_at, 70)
+    results = list(executor.map(function, range(200), return_exceptions=True))
+    assert [item for item, result in enumerate(results) if result != item] == [70]
+    assert sorted((record.item, record.getMessage()) for record in heard.records) == [
+        (item, str(item)) for item in range(200)
+    ]
+
+
+def test_an_item_that_is_over_its_time_is_heard(executor: Executor, heard: Heard) -> None:
+    function = partial(talking.say_and_be_stuck_at, 2)
+    results = list(executor.map(function, range(5), task_timeout=1.0, return_exceptions=True))
+    assert isinstance(results[2], TaskTimeout)
+    assert sorted(heard.messages) == ["0", "1", "2", "3", "4"]
 
 
 def test_many_threads_of_a_worker_log_at_once(method: str, heard: Heard) -> None:
