@@ -127,7 +127,7 @@ def few_descriptors() -> None:
             if not number:
                 assert end != "right"
     assert end == "right"
-    print(*ends, sep="\n")
+    Path(file).write_text("\n".join(ends))
 
 
 def no_descriptor_for_a_successor() -> None:

@@ -11,6 +11,7 @@ worker that is killed with the lock in its hand stops nobody.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import math
 import mmap
@@ -301,7 +302,9 @@ def _anonymous_file(size: int) -> int:
     """A file without a name: nothing is left of it when the last process that has it open is gone."""
     try:
         fd = os.memfd_create("parallelkit-claims", os.MFD_CLOEXEC)
-    except (AttributeError, OSError):  # not on Linux, or not in this kernel, or not allowed
+    except (AttributeError, OSError) as error:  # not on Linux, or not in this kernel, or not allowed
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            raise
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
     try:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
-__all__ = ["start_context", "start_server"]
+__all__ = ["prepare_start", "start_context"]
 
 START_PIPES = 5
-"""Pairs of descriptors that starting a worker by the fork server takes: two pipes of ours, then a socket and
-two pipes, by which multiprocessing asks for it."""
+"""Pairs of descriptors that starting a worker takes: two pipes of ours, then, of multiprocessing, two pipes
+and a socket or a file."""
 
 
 def start_context(given: BaseContext | str | None) -> Any:
@@ -40,12 +40,7 @@ def start_server() -> None:
 
     It ignores SIGINT only after its preload. What it inherits blocked, its children do: see `serve`. The
     resource tracker is started apart, because it unblocks SIGINT for itself and for the caller.
-
-    Raises:
-        OSError: there are not enough descriptors to ask it for a worker. A fork server that is called and not
-            sent what it waits for ends.
     """
-    _check_descriptors()
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -54,7 +49,15 @@ def start_server() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _check_descriptors() -> None:
+def prepare_start(server: bool) -> None:
+    """See that there are enough descriptors to start a worker; and start the fork server, if one is meant.
+
+    Where they give out half-way, multiprocessing leaves those open that it had, and a fork server that is
+    called and not sent what it waits for ends.
+
+    Raises:
+        OSError: there are not enough.
+    """
     pipes: list[int] = []
     try:
         for _ in range(START_PIPES):
@@ -62,6 +65,8 @@ def _check_descriptors() -> None:
     finally:
         for fd in pipes:
             os.close(fd)
+    if server:
+        start_server()
 
 
 def _forget_server() -> None:

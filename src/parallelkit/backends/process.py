@@ -34,7 +34,7 @@ from .._wire.pickling import (
 from .._wire.rules import rules
 from .._wire.sealed import Sealed
 from .._wire.serving import Portable, WorkerName, serve
-from .._wire.starting import start_context, start_server
+from .._wire.starting import prepare_start, start_context
 from .._work import Work, as_item_error, initializer_failed, owned
 from ..errors import InitializerFailed, SerializationError, WorkerDied
 from .base import Broken, LazyBackend, WorkerLeft
@@ -184,8 +184,7 @@ class ProcessBackend(LazyBackend):
             if peer is None and worker in self._unstarted:
                 if self._closed:
                     raise RuntimeError("the executor is closed")
-                if self._server_signals:
-                    start_server()
+                prepare_start(self._server_signals)
                 claims = ClaimTable(self._claims, self._index(worker))
                 self._claims.lent = True
                 try:
