@@ -10,98 +10,108 @@ from time import monotonic
 import pytest
 
 from parallelkit import _alarm
-from parallelkit._alarm import call_at, call_soon
+from parallelkit._alarm import Alarm, call_at, call_soon
 
 pytestmark = pytest.mark.timeout(30)
 
 
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> _alarm._Clock:
-    clock = _alarm._Clock()
-    monkeypatch.setattr(_alarm, "_clock", clock)
-    return clock
+class Clock(_alarm._Clock):
+    """One of the test's own: whoever else in this process asks for a call asks the one of the module."""
+
+    def at(self, when: float, function: Callable[[], object]) -> Alarm:
+        alarm = Alarm(when, function)
+        self.add(alarm)
+        return alarm
+
+    def soon(self, function: Callable[[], object]) -> Alarm:
+        return self.at(0.0, function)
 
 
-def gone(clock: _alarm._Clock) -> bool:
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def gone(clock: Clock) -> bool:
     """Wait until the thread has ended."""
     return clock._running.acquire(timeout=20)
 
 
-def test_it_calls_in_the_order_of_time_and_ends(clock: _alarm._Clock) -> None:
+def test_it_calls_in_the_order_of_time_and_ends(clock: Clock) -> None:
     rung: list[str] = []
     hold = threading.Event()
-    call_soon(hold.wait)  # so that all are known before the first of them is due
+    clock.soon(hold.wait)  # so that all are known before the first of them is due
     now = monotonic()
     for name, when in (("c", now + 0.003), ("a", now + 0.001), ("b", now + 0.002)):
-        call_at(when, lambda name=name: rung.append(name))  # type: ignore[misc]
+        clock.at(when, lambda name=name: rung.append(name))  # type: ignore[misc]
     hold.set()
     assert gone(clock)
     assert rung == ["a", "b", "c"]
 
 
-def test_what_is_cancelled_does_not_ring_and_is_not_kept(clock: _alarm._Clock) -> None:
+def test_what_is_cancelled_does_not_ring_and_is_not_kept(clock: Clock) -> None:
     class Thing:
         def ring(self) -> None:
             raise AssertionError("it was cancelled")
 
     thing = Thing()
     seen = weakref.ref(thing)
-    call_at(monotonic() + 3600, thing.ring).cancel()
+    clock.at(monotonic() + 3600, thing.ring).cancel()
     del thing
     assert seen() is None
     rung = threading.Event()
-    call_soon(rung.set)
+    clock.soon(rung.set)
     assert rung.wait(20)
     assert gone(clock), "it does not wait for what is cancelled"
 
 
-def test_who_raises_does_not_stop_it(clock: _alarm._Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_who_raises_does_not_stop_it(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     rung = threading.Event()
-    call_soon(lambda: 1 / 0)
-    call_soon(rung.set)
+    clock.soon(lambda: 1 / 0)
+    clock.soon(rung.set)
     assert rung.wait(20)
     assert gone(clock)
     assert "ZeroDivisionError" in capsys.readouterr().err
 
 
-def test_many_that_are_cancelled_are_swept_out(clock: _alarm._Clock) -> None:
+def test_many_that_are_cancelled_are_swept_out(clock: Clock) -> None:
     hold, held = threading.Event(), threading.Event()
-    call_soon(lambda: (held.set(), hold.wait()))
+    clock.soon(lambda: (held.set(), hold.wait()))
     assert held.wait(20)
     later = monotonic() + 3600
-    last = [call_at(later, print) for _ in range(10)]
+    last = [clock.at(later, print) for _ in range(10)]
     for _ in range(5000):
-        call_at(later, print).cancel()
+        clock.at(later, print).cancel()
     hold.set()
     rung = threading.Event()
-    call_soon(rung.set)
+    clock.soon(rung.set)
     assert rung.wait(20)
     assert len(clock._due) < 200
     for alarm in last:
         alarm.cancel()
-    call_soon(print)
+    clock.soon(print)
     assert gone(clock)
 
 
-def test_it_may_be_asked_while_it_calls(clock: _alarm._Clock) -> None:
+def test_it_may_be_asked_while_it_calls(clock: Clock) -> None:
     left = [5]
 
     def again() -> None:
         left[0] -= 1
         if left[0]:
-            call_soon(again)
+            clock.soon(again)
 
-    call_soon(again)
+    clock.soon(again)
     assert gone(clock)
     assert left == [0]
 
 
-def test_many_threads_ask_and_all_ring(clock: _alarm._Clock) -> None:
+def test_many_threads_ask_and_all_ring(clock: Clock) -> None:
     rung: list[int] = []
 
     def ask(add: Callable[[int], object], number: int) -> None:
         for _ in range(200):
-            call_soon(lambda: add(number))
+            clock.soon(lambda: add(number))
 
     threads = [threading.Thread(target=ask, args=(rung.append, number)) for number in range(8)]
     for thread in threads:
@@ -110,3 +120,14 @@ def test_many_threads_ask_and_all_ring(clock: _alarm._Clock) -> None:
         thread.join(20)
     assert gone(clock)
     assert len(rung) == 1600
+
+
+def test_there_is_one_for_all() -> None:
+    rung = threading.Event()
+    late = call_at(monotonic() + 3600, print)
+    call_soon(rung.set)
+    assert rung.wait(20)
+    late.cancel()
+    late_enough = threading.Event()
+    call_at(monotonic() + 0.001, late_enough.set)
+    assert late_enough.wait(20)
