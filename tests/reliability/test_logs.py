@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed
 from contextlib import contextmanager
+from enum import IntEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -347,6 +348,27 @@ def test_levels_that_were_set_before_the_start(method: str, heard: Heard) -> Non
         assert not executor.submit(talking.say_as, "never.heard.of", logging.DEBUG, 3).result()
     assert heard.messages == ["begin", "item 2"]
     logging.getLogger("never.heard.of").setLevel(logging.NOTSET)
+
+
+def test_levels_and_loggers_of_classes_that_workers_do_not_know(executor: Executor, heard: Heard) -> None:
+    class Level(IntEnum):
+        LOUD = 25
+
+    class Own(logging.Logger):
+        pass
+
+    logging.setLoggerClass(Own)
+    try:
+        own = logging.getLogger("talking.own")
+    finally:
+        logging.setLoggerClass(logging.Logger)
+    try:
+        own.setLevel(Level.LOUD)
+        assert executor.submit(talking.say_as, "talking.own", 25, 1).result()
+        assert not executor.submit(talking.say_as, "talking.own", 24, 2).result()
+        assert heard.messages == ["item 1"]
+    finally:
+        own.setLevel(logging.NOTSET)
 
 
 def test_what_a_worker_has_set_stays_until_the_parent_changes_it(method: str, heard: Heard) -> None:

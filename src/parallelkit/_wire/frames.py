@@ -237,14 +237,16 @@ class SharedWriter:
         self._from_inside: deque[Frame] = deque()
 
     def write(self, frame: Frame) -> None:
-        if owned(self._lock):
+        lock = self._lock
+        if owned(lock):
             self._from_inside.append(frame)
             return
-        with self._lock:
+        with lock:
             self._writer.write(frame)
-            self._write_what_waits()
+            if self._from_inside:
+                self._write_what_waits()
         while self._from_inside:  # it came in between the last look and the end of the lock
-            with self._lock:
+            with lock:
                 self._write_what_waits()
 
     def _write_what_waits(self) -> None:

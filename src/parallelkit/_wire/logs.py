@@ -88,11 +88,7 @@ class _Teller:
         """Whether an item has forked, and this is the child, which must not write to the pipe."""
         return os.getpid() != self._pid
 
-    def log(self, record: logging.LogRecord, message: str) -> None:
-        fields = dict(vars(record))
-        if record.exc_info and not record.exc_text:
-            fields["exc_text"] = _formatter.formatException(record.exc_info)
-        fields.update(msg=message, message=message, args=None, exc_info=None)
+    def log(self, fields: dict[str, Any]) -> None:
         where = current_item(), self._worker
         fields.setdefault("item", where[0])  # an extra of the user's may have that name
         fields.setdefault("worker", where[1])
@@ -147,13 +143,13 @@ class _Handler(logging.Handler):
                 _to_stderr.handle(record)
             return True
         try:
-            message = record.getMessage()
+            fields = _fields(record)
         except RecursionError:
             raise
-        except Exception:  # it cannot be made: said on stderr, as other handlers do
+        except Exception:  # its message cannot be made: said on stderr, as other handlers do
             self.handleError(record)
         else:
-            self._teller.log(record, message)
+            self._teller.log(fields)
         return True
 
 
@@ -164,6 +160,16 @@ class _AtRoot(_Handler):
         if any(not isinstance(handler, logging.NullHandler) for handler in logging.root.handlers):
             return True
         return super().handle(record)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """What a record has, with text in the place of all that would have to be formatted."""
+    fields = dict(vars(record))
+    message = record.getMessage()
+    fields.update(msg=message, message=message, args=None, exc_info=None)
+    if record.exc_info and not record.exc_text:
+        fields["exc_text"] = _formatter.formatException(record.exc_info)
+    return fields
 
 
 def _packed(value: object) -> bytes:

@@ -173,7 +173,7 @@ class Rules:
         if self._strict:
             return self._arrive_warned(function, argument)
         modules, handlers, show = len(sys.modules), len(all_handlers), warnings.showwarning
-        levels = [logger.level for logger in self._ruled]
+        levels = [logger.level for logger in self._ruled]  # few have one
         try:
             return function(argument)
         finally:
