@@ -317,11 +317,10 @@ class Driver:
 
     def _leave_off(self, steps: list[tuple[Call, Flight]], owing: dict[Call, None]) -> None:
         """This thread was stopped in the middle of carrying: others go on where it was."""
-        for _, flight in steps:
-            if self.backend.take_back(flight.chunk_id, all_of_it) is None:
-                with self._lock:
-                    self._receive(Rejected(flight.chunk_id, {}), {})
         with self._lock:
+            for _, flight in steps:
+                if self.backend.take_back(flight.chunk_id, all_of_it) is None:
+                    self._receive(Rejected(flight.chunk_id, {}), {})
             self._owing.update(owing)
         if self.backend.eager or len(steps) > 1:  # else what was left off is this thread's own
             call_soon(self._advance)
@@ -387,6 +386,7 @@ class Driver:
             self._post(Settled(flight.chunk_id, skipped, 0.0, last=True))
             return
         work, chunk = parcel
+        flight.carried = True
         if work.task_timeout is not None and not work.is_async:
             watch(flight, work, self._flights, self._alarms, self.backend)
         self.backend.submit(flight.worker, flight.chunk_id, work, chunk)

@@ -273,6 +273,31 @@ def test_a_chunk_that_is_late_for_its_worker_runs_once() -> None:
     assert future.result(0) == -5
 
 
+def in_the_middle_of_carrying(backend: FakeBackend, deed: Callable[[], object]) -> None:
+    """Do this when the next chunk is on its way to its worker."""
+    submit = backend.submit
+
+    def slow(*parcel: Any) -> None:
+        backend.submit = submit  # type: ignore[method-assign]
+        deed()
+        submit(*parcel)
+
+    backend.submit = slow  # type: ignore[method-assign]
+
+
+def test_what_nobody_carried_yet_was_not_started() -> None:
+    """A worker gets two chunks at once, and is lost when one is on its way, and the other not yet."""
+    backend = FakeBackend(workers=0, depth=2)
+    executor = Executor(backend)
+    futures = [executor.submit(negative, item) for item in range(2)]
+    in_the_middle_of_carrying(backend, lambda: backend.lose("w", known=False))
+    backend.join_worker("w")
+    backend.join_worker("in its place")
+    backend.finish_all()
+    assert isinstance(futures[0].exception(0), WorkerDied), "it may have arrived"
+    assert futures[1].result(0) == -1
+
+
 class _LosesWhatItIsGiven(FakeBackend):
     """The first worker that is given something leaves before it has it."""
 

@@ -95,10 +95,10 @@ Fact = Pulled | Ended | Settled | GivenBack | Rejected | Lost
 class Flight:
     """A chunk in flight. Items before `settled` have their outcomes; `expected_end` is a guess.
 
-    `asked`: its tail was asked for, and there was no answer yet.
+    `asked`: its tail was asked for, and there was no answer yet. `carried`: its worker may have it.
     """
 
-    __slots__ = ("asked", "chunk", "chunk_id", "expected_end", "settled", "worker")
+    __slots__ = ("asked", "carried", "chunk", "chunk_id", "expected_end", "settled", "worker")
 
     def __init__(self, chunk_id: int, worker: Hashable, chunk: Chunk, expected_end: float):
         self.chunk_id = chunk_id
@@ -106,7 +106,7 @@ class Flight:
         self.chunk = chunk
         self.settled = chunk.start
         self.expected_end = expected_end
-        self.asked = False
+        self.asked = self.carried = False
 
 
 class Scheduler:

@@ -69,7 +69,8 @@ class WorkerLeft(NamedTuple):
     def loss_of(self, flight: Flight, *, final: bool) -> Lost:
         """What became of one of its chunks."""
         chunk_id, chunk = flight.chunk_id, flight.chunk
-        started = len(chunk) if self.claimed is None else self.claimed.get(chunk_id, 0)
+        known = self.claimed if flight.carried else {}  # what nobody had carried yet was not started
+        started = len(chunk) if known is None else known.get(chunk_id, 0)
         return Lost(
             chunk_id,
             chunk.start + started,
