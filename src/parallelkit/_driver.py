@@ -390,6 +390,9 @@ class Driver:
         if work.task_timeout is not None and not work.is_async:
             watch(flight, work, self._flights, self._alarms, self.backend)
         self.backend.submit(flight.worker, flight.chunk_id, work, chunk)
+        if call not in self._calls:  # it ended meanwhile, and asked for this too early
+            with self._lock:
+                self.backend.take_back(flight.chunk_id, unstarted)
 
     # Book-keeping
 

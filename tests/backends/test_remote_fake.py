@@ -298,6 +298,20 @@ def test_what_nobody_carried_yet_was_not_started() -> None:
     assert futures[1].result(0) == -1
 
 
+def test_what_is_on_its_way_when_its_call_is_left_is_not_run() -> None:
+    backend = FakeBackend(workers=1, can_give_back=True)
+    executor = Executor(backend)
+    results = executor.map(negative, range(6), chunksize=3)
+
+    def leave() -> None:
+        assert next(results) == 0
+        results.close()  # type: ignore[attr-defined]
+
+    in_the_middle_of_carrying(backend, leave)
+    backend.finish(backend.chunks()[0])
+    assert [chunk.items for chunk in backend.chunks()] == [[]]
+
+
 class _LosesWhatItIsGiven(FakeBackend):
     """The first worker that is given something leaves before it has it."""
 
