@@ -7,8 +7,9 @@ import gc
 import multiprocessing
 import os
 import threading
+import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from itertools import count
@@ -185,6 +186,31 @@ def test_an_iterator_that_a_collector_drops_in_the_middle_of_the_engine(backend:
             ring.append(ring)
             del ring
             assert len(list(executor.map(lambda item: item, [Collects()] * 3))) == 3
+
+
+def test_a_stream_of_which_the_input_has_failed_can_be_dropped() -> None:
+    """The error waits for who reads, with the frame that made the stream in its traceback."""
+
+    def failing() -> Iterator[int]:
+        yield -1
+        raise OSError
+
+    released = []
+
+    def leave(dropped: list[weakref.ref[Any]]) -> None:
+        first = executor.map(abs, failing())
+        dropped.append(weakref.ref(first))
+        dropped.append(weakref.ref(executor._map_to_stream(abs, (failing(),), lambda: released.append(1))))
+
+    backend = FakeBackend(workers=2)
+    executor = Executor(backend)
+    dropped: list[weakref.ref[Any]] = []
+    leave(dropped)
+    backend.finish_all()
+    gc.collect()
+    assert [stream() for stream in dropped] == [None, None]
+    assert released
+    executor.shutdown()
 
 
 # ---------------------------------------------------------------- Ctrl-C in the middle

@@ -378,9 +378,14 @@ def _settle(future: Future[Any], value: object, error: BaseException | None) -> 
     return settle
 
 
-def unread(call: MapCall, release: Callable[[], object] | None = None) -> None:
-    """The results were dropped. Before the first next(), a generator runs none of its own code at that."""
-    if not call.started:
+def unread(of: Callable[[], MapCall | None], release: Callable[[], object] | None = None) -> None:
+    """The results were dropped. Before the first next(), a generator runs none of its own code at that.
+
+    `of` is a weak reference: what the input raised may have the user's frame in its traceback, and that the
+    stream, which must not be kept from being dropped by it.
+    """
+    call = of()
+    if call is not None and not call.started:
         call.abandon()
     if release is not None:
         release()

@@ -343,9 +343,16 @@ class Executor(concurrent.futures.Executor):
         **options: Any,
     ) -> Iterator[Any]:
         """Results as they are read; `release` is called when nobody will read any more."""
-        call = self._open(function, iterables, daemon=True, **options)
+        # The stream in no variable of this frame: what the input raises now has this frame in its traceback.
+        return self._released(
+            self._open(function, iterables, daemon=True, **options), release, return_exceptions
+        )
+
+    def _released(
+        self, call: MapCall, release: Callable[[], object], return_exceptions: bool
+    ) -> Iterator[Any]:
         stream = released(results(call, return_exceptions), release)
-        weakref.finalize(stream, unread, call, release).atexit = False
+        weakref.finalize(stream, unread, weakref.ref(call), release).atexit = False
         return stream
 
     @property
@@ -355,7 +362,7 @@ class Executor(concurrent.futures.Executor):
 
     def _read(self, call: MapCall, return_exceptions: bool) -> Iterator[Any]:
         stream = results(call, return_exceptions)
-        weakref.finalize(stream, unread, call).atexit = False
+        weakref.finalize(stream, unread, weakref.ref(call)).atexit = False
         return stream
 
 
