@@ -7,20 +7,18 @@ import random
 import signal
 import threading
 from collections.abc import Callable
-from itertools import count
 from multiprocessing import forkserver
-from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 from chaos_calls import Arena
 
-from parallelkit.backends import process
+from parallelkit._wire.endings import TOO_MANY, weight
 
 SIGNALS = {signal.SIGKILL: 85, signal.SIGSEGV: 5, signal.SIGABRT: 5, signal.SIGTERM: 5}
 
-FAILED_START = process.START_ATTEMPTS / process.KILLED_STARTS
-"""As so much of a failed start counts one that SIGKILL ended. START_ATTEMPTS in a row break the executor."""
+FAILED_START = weight(-signal.SIGKILL)
+"""As so much of a failed start counts one that SIGKILL ended. TOO_MANY in a row break the executor."""
 
 START_SECONDS = 0.3
 """How long to wait for a worker that starts, and for the news of its death."""
@@ -115,7 +113,7 @@ class Killer(threading.Thread):
         now = monotonic()
         self._starting = [when for when in self._starting if now - when < START_SECONDS]
         failed = max((failed_starts(executor) for executor in list(self._arena.targets)), default=0)
-        return failed + (len(self._starting) + 4) * FAILED_START < process.START_ATTEMPTS
+        return failed + (len(self._starting) + 4) * FAILED_START < TOO_MANY
 
     def _strike(self, pid: int, number: int, how: str) -> bool:
         """Send a signal, if the number is still that of a worker that lives; whether it is."""
@@ -140,8 +138,8 @@ def peers_of(executor: Any) -> list[Any]:
     return [*executor._backend._peers.copy().values()]
 
 
-def failed_starts(executor: Any) -> float:
-    return float(executor._backend._failed_starts)
+def failed_starts(executor: Any) -> int:
+    return int(executor._backend._failed_starts)
 
 
 def children(method: str) -> set[int]:
@@ -149,20 +147,20 @@ def children(method: str) -> set[int]:
     server: Any = forkserver._forkserver
     parent = server._forkserver_pid if method == "forkserver" else os.getpid()
     found: set[int] = set()
-    for attempt in count():
-        try:
-            for thread in os.listdir(f"/proc/{parent}/task"):
-                found.update(map(int, Path(f"/proc/{parent}/task/{thread}/children").read_text().split()))
-        except OSError:  # a thread has ended meanwhile
-            if attempt < 3:
-                continue
-        return found
-    raise AssertionError
+    for thread in os.listdir(f"/proc/{parent}/task"):
+        found.update(map(int, read(f"/proc/{parent}/task/{thread}/children").split()))
+    return found
 
 
 def state(pid: int) -> str:
     """The state of a process, as the kernel names it; X if there is none."""
+    return (read(f"/proc/{pid}/stat").rpartition(")")[2].split() or ["X"])[0]
+
+
+def read(path: str) -> str:
+    """A file of the kernel, empty where what it tells of is gone. (`Path` would keep all names in memory.)"""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        with open(path) as file:
+            return file.read()
     except OSError:
-        return "X"
+        return ""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -133,6 +135,61 @@ def test_a_fork_while_the_journal_of_a_dead_worker_is_read(
         go_on.set()
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert isinstance(dying.exception(PATIENCE), WorkerDied)
+
+
+# ---------------------------------------------------------------- functions that workers die of
+
+
+class DiesBeingRead:
+    """Ends workers that read it: the first, the third, the fifth. Every odd item ends its worker, too."""
+
+    def __init__(self, reads: str, parent: int):
+        self.reads, self.parent = reads, parent
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return read_or_die, (self.reads, self.parent)
+
+    def __call__(self, item: int) -> int:
+        if item % 2:
+            faults.die_by_segfault()
+        return item
+
+
+def read_or_die(reads: str, parent: int) -> DiesBeingRead:
+    if os.getpid() != parent:
+        faults.note(reads, os.getpid())
+        if len(Path(reads).read_text().split()) in (1, 3, 5):
+            faults.die_by_segfault()
+    return DiesBeingRead(reads, parent)
+
+
+def test_a_function_that_others_have_read_is_not_given_up(method: str, runs: str) -> None:
+    function = DiesBeingRead(runs, os.getpid())
+    with Executor("process", 1, method) as executor:
+        results = list(executor.map(function, range(10), chunksize=1, return_exceptions=True))
+    named = {index: result.indices for index, result in enumerate(results) if isinstance(result, WorkerDied)}
+    assert named == {index: (index,) for index in (0, 2, 4, *range(1, 10, 2))}
+    assert [result for result in results if not isinstance(result, WorkerDied)] == [6, 8]
+
+
+def test_items_of_a_function_that_is_given_up_are_named(method: str, runs: str) -> None:
+    with Executor("process", 1, method) as executor:
+        function = faults.KillsOnArrival(runs)
+        results = list(executor.map(function, range(40), chunksize=1, return_exceptions=True))
+    assert all(isinstance(result, WorkerDied) for result in results)
+    assert [index for index, result in enumerate(results) if index not in result.indices] == []
+    assert len(Path(runs).read_text().split()) == 10, "as often as workers may be killed while they start"
+
+
+def test_an_error_that_was_caught_is_not_kept(method: str, runs: str) -> None:
+    """It holds the frames of who caught it, and all that is in them."""
+    with Executor("process", 1, method) as executor:
+        error = executor.submit(faults.KillsOnArrival(runs), 1).exception(PATIENCE)
+        assert isinstance(error, WorkerDied)
+        kept = weakref.ref(error)
+        del error
+        gc.collect()
+        assert kept() is None
 
 
 # ---------------------------------------------------------------- items that make it at the last moment

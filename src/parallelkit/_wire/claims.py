@@ -120,6 +120,10 @@ class ClaimTable:
         """How many items of the chunk were started."""
         return self._words[self._at(slot)]
 
+    def stop(self, slot: int) -> int:
+        """How many items the chunk has, without those that were taken back."""
+        return self._words[self._at(slot) + 1]
+
     def died_reading(self, slot: int) -> Literal["function", "items"] | None:
         """What the worker, if it is dead, was reading of the chunk: that killed it. None where it was not."""
         if self.started(slot):

@@ -8,15 +8,15 @@ import selectors
 import threading
 from contextlib import ExitStack, suppress
 from functools import partial
-from multiprocessing import connection
 from multiprocessing import process as processes
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any, NamedTuple, Protocol
 
 from .._core.chunks import Chunk, Cut
 from .._lifetime import closing_fds
 from .._work import owned
 from .claims import SLOTS, ClaimTable
+from .endings import poll_one_at_a_time, reap
 from .frames import ONCE, Frame, FrameReader, FrameWriter, Kind, is_readable
 from .logs import Hearing
 from .rules import rules
@@ -101,6 +101,7 @@ class LeftBehind(NamedTuple):
         indices: the items without an outcome: it was in them.
         one_by_one: chunks that it died of while it read their items: one of them is to blame, none was run.
         function: key of the function that it died of while it read that.
+        read: keys of functions that it had read.
     """
 
     claimed: dict[int, int]
@@ -109,6 +110,7 @@ class LeftBehind(NamedTuple):
     indices: list[int]
     one_by_one: set[int]
     function: int | None
+    read: set[int]
 
 
 class Peer:
@@ -342,19 +344,23 @@ class Peer:
             self._free_slots.append(slot)
             return chunk
 
+    def key_of(self, chunk_id: int) -> int:
+        """The key of the work of a chunk."""
+        return self._chunks[chunk_id][2]
+
     def note_settled(self, chunk_id: int, stop: int) -> None:
         self._settled[chunk_id] = stop
 
     def left_behind(self) -> LeftBehind:
         """What became of the chunks it had, now that it is dead."""
-        left = LeftBehind({}, {}, {}, [], set(), None)
+        left = LeftBehind({}, {}, {}, [], set(), None, set())
         journal = self._claims.ended()
         for chunk_id, (chunk, slot, work) in self._chunks.items():
             settled = self._settled.get(chunk_id, chunk.start)
             started = self._claims.started(slot)
             reading = self._claims.died_reading(slot)
             if reading == "function":
-                started, left = len(chunk), left._replace(function=work)
+                started, left = self._claims.stop(slot), left._replace(function=work)
             elif reading == "items":
                 started = len(chunk) if len(chunk) == 1 else 0
                 left.one_by_one.add(chunk_id)
@@ -363,6 +369,8 @@ class Peer:
                 if journal.begun is not None:
                     started = min(started, max(journal.begun, settled) - chunk.start)
             left.claimed[chunk_id] = started
+            if reading != "function" and (started or reading):
+                left.read.add(work)
             ended = left.values.get(chunk_id, {}).keys() | left.failures.get(chunk_id, {}).keys()
             left.indices.extend(i for i in range(settled, chunk.start + started) if i not in ended)
         return left
@@ -379,43 +387,6 @@ class Peer:
                 return None
             slot = self._chunks[chunk_id][1]
             return self._claims.started(slot), self._claims.since(slot)
-
-
-def poll_one_at_a_time(process: Any) -> None:
-    """Have one thread at a time ask for the exit code of this process.
-
-    Whoever starts a process with multiprocessing, in any thread, has it look after all children. With the
-    fork server the code is read from a pipe. Of two that read at once, the later would find the end of it and
-    note 255; or it would read what has that number by then: the id of a process that is being started.
-    """
-    if not hasattr(os, "WNOHANG"):  # not a system where codes are handed out once
-        return
-    popen = process._popen
-    poll, polling = popen.poll, threading.RLock()
-
-    def poll_alone(flag: int = os.WNOHANG) -> int | None:
-        if flag != os.WNOHANG and popen.returncode is None:
-            connection.wait([popen.sentinel])
-        with polling:
-            exitcode: int | None = poll(flag)
-            return exitcode
-
-    popen.poll = poll_alone
-
-
-def reap(process: Any) -> int | None:
-    """Wait for a process that has ended; its exit code, None where that is not to be had.
-
-    Whoever starts a process with multiprocessing, in any thread, has it look after all children. It may take
-    the exit code between two steps of ours, and is then about to write it down. Or other code took it.
-    """
-    for _ in range(1000):
-        process.join()
-        exitcode: int | None = process.exitcode
-        if exitcode is not None:
-            return exitcode
-        sleep(0.001)
-    return None
 
 
 def widen(fd: int) -> None:

@@ -20,6 +20,7 @@ from .._core.chunks import Chunk, Cut
 from .._core.scheduler import Rejected, Settled
 from .._wire.answers import read_failures, read_outcomes, result_failed
 from .._wire.claims import ClaimFile, ClaimTable
+from .._wire.endings import ATTEMPTS, TOO_MANY, DeadlyFunctions, died, dies_at_start, start_failed, weight
 from .._wire.exceptions import unpack_exception
 from .._wire.frames import FUNCTION, LAST, ONCE, Frame, Kind
 from .._wire.heritage import Heritage
@@ -36,20 +37,13 @@ from .._wire.sealed import Sealed
 from .._wire.serving import Portable, WorkerName, serve
 from .._wire.starting import prepare_start, start_context
 from .._work import Work, as_item_error, initializer_failed, owned
-from ..errors import InitializerFailed, SerializationError, WorkerDied
+from ..errors import SerializationError
 from .base import Broken, LazyBackend, WorkerLeft
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
 __all__ = ["ProcessBackend"]
-
-START_ATTEMPTS = 3
-"""So many workers in a row may die before they are ready; then no more are started. So many may die of
-reading one function; then it is not sent any more."""
-
-KILLED_STARTS = 10
-"""So many where they are killed from outside: the initializer need not be to blame."""
 
 
 class ProcessBackend(LazyBackend):
@@ -97,8 +91,8 @@ class ProcessBackend(LazyBackend):
         self._heritage = Heritage() if inherit_main and self._context.get_start_method() == "fork" else None
         self._functions = FunctionPickles(heritage=self._heritage)
         self._work_keys = count(-1, -1).__next__  # below zero: those above are of functions
-        self._failed_starts = 0.0
-        self._deadly: dict[int, list[Exception]] = {}  # by key of a function: deaths of reading it
+        self._failed_starts = 0
+        self._deadly = DeadlyFunctions()
         self._populating = False
         self._broken = False
         self._closed = False
@@ -116,7 +110,7 @@ class ProcessBackend(LazyBackend):
             peer = self._peers.get(worker) or self._start(worker)
         except Exception as error:
             # Not broken: what is missing, processes or descriptors, may be there for the next.
-            failure = _start_failed(error)
+            failure = start_failed(error)
             self._post(Rejected(chunk_id, dict.fromkeys(range(chunk.start, chunk.stop), failure)))
             return
         if peer is not None:
@@ -148,9 +142,8 @@ class ProcessBackend(LazyBackend):
             raise _Unpicklable(dict.fromkeys(range(chunk.start, chunk.stop), failure)) from error
         for old in retired:
             self._tell_all_to_forget(old)
-        deaths = self._deadly.get(key, [])
-        if len(deaths) >= START_ATTEMPTS:
-            raise _Unpicklable(dict.fromkeys(range(chunk.start, chunk.stop), deaths[-1]))
+        if (refusal := self._deadly.refusal(key, range(chunk.start, chunk.stop))) is not None:
+            raise _Unpicklable(dict.fromkeys(refusal.indices, refusal))
         items = chunk.items
         try:
             extra = dumps(items, heritage=self._heritage)
@@ -197,7 +190,7 @@ class ProcessBackend(LazyBackend):
             return peer
 
     def _new_peer(self, worker: int, claims: ClaimTable) -> Peer:
-        for _ in range(START_ATTEMPTS - 1):
+        for _ in range(ATTEMPTS - 1):
             with suppress(BrokenPipeError):  # it ended before it had read what it is to do
                 return Peer(worker, self, self._selector, claims)
         return Peer(worker, self, self._selector, claims)
@@ -281,6 +274,8 @@ class ProcessBackend(LazyBackend):
     def on_frame(self, peer: Peer, frame: Frame) -> None:
         if frame.kind == Kind.SETTLED:
             outcomes = read_outcomes(frame)
+            if self._deadly:
+                self._deadly.forget(peer.key_of(frame.number))
             if frame.flags & LAST:
                 self._land(peer, frame.number)
             else:
@@ -293,7 +288,7 @@ class ProcessBackend(LazyBackend):
                 failures = dict.fromkeys(range(chunk.start, chunk.stop), failures[-1])
             self._post(Rejected(frame.number, failures))
         elif frame.kind == Kind.READY:
-            self._failed_starts = 0.0
+            self._failed_starts = 0
         elif frame.kind == Kind.BROKEN:
             cause = unpack_exception(loads(frame.extra))
             error = initializer_failed(cause)
@@ -308,13 +303,14 @@ class ProcessBackend(LazyBackend):
         for chunk_id in left.claimed:
             self._carriers.pop(chunk_id, None)
         if not peer.ready and not peer.expendable:
-            killed = exitcode in (-signal.SIGKILL, -signal.SIGTERM)
-            self._failed_starts += START_ATTEMPTS / KILLED_STARTS if killed else 1
-            if self._failed_starts >= START_ATTEMPTS:
-                self._break(_dies_at_start(exitcode))
-        error = peer.given_up_for or _died(self._index(peer.worker), exitcode, left.indices)
+            self._failed_starts += weight(exitcode)
+            if self._failed_starts >= TOO_MANY:
+                self._break(dies_at_start(exitcode))
+        error = peer.given_up_for or died(self._index(peer.worker), exitcode, left.indices)
+        for key in left.read if self._deadly else ():
+            self._deadly.forget(key)
         if left.function is not None:
-            self._deadly[left.function] = [*self._deadly.get(left.function, []), error]
+            self._deadly.note_death(left.function, exitcode)
         failed = {
             chunk_id: {index: result_failed(cause) for index, cause in failures.items()}
             for chunk_id, failures in left.failures.items()
@@ -363,6 +359,7 @@ class ProcessBackend(LazyBackend):
         return owned(self._starting) or owned(self._pickling) or any(peer.is_inside() for peer in peers)
 
     def _tell_all_to_forget(self, key: int) -> None:
+        self._deadly.forget(key)
         for peer in list(self._peers.values()):
             peer.forget(key)
 
@@ -406,44 +403,3 @@ def _item_failed(cause: BaseException) -> SerializationError:
     error = SerializationError(f"the item cannot be pickled: {type(cause).__name__}: {cause}", part="item")
     error.__cause__ = cause
     return error
-
-
-def _start_failed(cause: BaseException) -> InitializerFailed:
-    error = InitializerFailed(f"no worker process can be started: {type(cause).__name__}: {cause}")
-    error.__cause__ = cause
-    return error
-
-
-def _dies_at_start(exitcode: int | None) -> InitializerFailed:
-    return InitializerFailed(
-        f"several workers in a row ended before they were ready, the last one {_ending(exitcode)}; "
-        "look at the initializer, if there is one, and at what the modules do that it needs"
-    )
-
-
-def _died(worker: int, exitcode: int | None, indices: list[int]) -> WorkerDied:
-    what = (
-        "no item"
-        if not indices
-        else f"item {indices[0]}"
-        if len(indices) == 1
-        else f"items {_short(indices)}"
-    )
-    message = f"worker {worker} {_ending(exitcode)} while it was running {what}"
-    return WorkerDied(message, exitcode, tuple(indices))
-
-
-def _short(indices: list[int]) -> str:
-    first = ", ".join(map(str, indices[:10]))
-    return first if len(indices) <= 10 else f"{first}, … ({len(indices)} in all)"
-
-
-def _ending(exitcode: int | None) -> str:
-    if exitcode is None:
-        return "ended"
-    if exitcode < 0:
-        try:
-            return f"was killed by {signal.Signals(-exitcode).name}"
-        except ValueError:
-            return f"was killed by signal {-exitcode}"
-    return f"ended with exit code {exitcode}"
