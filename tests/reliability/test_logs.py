@@ -520,12 +520,16 @@ log.addHandler(handler)
 log.addHandler(logging.NullHandler())
 logging.basicConfig(filename={path!r}, format="root %(process)d %(message)s")
 warnings.warn("imported")
+warnings.filterwarnings("ignore", "strict")
 warnings.showwarning = print
 
 def say(item):
     log.info("item %s", item)
     warnings.warn("careful")
-    return item
+    try:
+        warnings.warn("strict")
+    except UserWarning:
+        return item
 """
 
 

@@ -79,7 +79,7 @@ def _look_again() -> bytes:
     plain = [name for name in levels if type(known[name]) is logging.Logger]
     disabled = {name: logger for name, logger in known.items() if logger.disabled}
     in_words = [entry for entry in map(_in_plain_words, entries) if entry is not None]
-    packed = pickle.dumps((levels, plain, list(disabled), logging.root.manager.disable, in_words), 5)
+    packed = pickle.dumps((levels, plain, list(disabled), int(logging.root.manager.disable), in_words), 5)
     last = _last
     if last is not None and last.packed == packed and last.filters is filters:
         packed = last.packed
@@ -170,33 +170,25 @@ class Rules:
 
         A warning that would be an error is none meanwhile: the parent's loop would not have had it.
         """
-        if self._strict:
-            return self._arrive_warned(function, argument)
-        modules, handlers, show = len(sys.modules), len(all_handlers), warnings.showwarning
+        filters, show = _warnings.filters, warnings.showwarning
+        entries, modules, handlers = filters[:], len(sys.modules), len(all_handlers)
         levels = [logger.level for logger in self._ruled]  # few have one
+        if self._strict:
+            filters[:] = [("ignore", *entry[1:]) if entry[0] == "error" else entry for entry in entries]
         try:
             return function(argument)
         finally:
-            if len(sys.modules) != modules:
+            if self._strict or len(sys.modules) != modules:
+                filters[:] = entries
                 self._undo(handlers, levels)
                 if warnings.showwarning is not show:
                     logging.captureWarnings(False)
                     warnings.showwarning = show
 
-    def _arrive_warned(self, function: Callable[[V], T], argument: V) -> T:
-        with warnings.catch_warnings():
-            _warnings.filters[:] = [
-                ("ignore", *entry[1:]) if entry[0] == "error" else entry for entry in _warnings.filters
-            ]
-            self._strict = False
-            try:
-                return self.arrive(function, argument)
-            finally:
-                self._strict = True
-
     def _undo(self, handlers: int, levels: list[int]) -> None:
         """After imports: there were so many handlers, and the loggers that have rules had these levels."""
-        _drop({reference() for reference in all_handlers[handlers:]})
+        if len(all_handlers) > handlers:
+            _drop([reference() for reference in all_handlers[handlers:]])
         for logger, level in zip(self._ruled, levels, strict=False):
             if logger.level != level:
                 logger.setLevel(level)
@@ -229,12 +221,12 @@ class _Loggers(dict[str, Any]):
         self._rules.begin(name, logger)
 
 
-def _drop(handlers: set[Any]) -> None:
+def _drop(handlers: list[Any]) -> None:
+    let_go.extend(handlers)
+    dropped = {id(handler) for handler in handlers}
     for _, logger in loggers():
-        for handler in logger.handlers[:]:
-            if handler in handlers:
-                logger.removeHandler(handler)
-                let_go.append(handler)
+        if logger.handlers:
+            logger.handlers = [handler for handler in logger.handlers if id(handler) not in dropped]
 
 
 def _entry(words: tuple[Any, ...]) -> tuple[Any, ...] | None:
