@@ -14,6 +14,7 @@ from checks import FORK_WARNING, check_usable, counted, lines, quickest_daily
 from parallelkit import Executor
 from programs import faults, growing
 from programs.growing import BYTES
+from programs.watching import wait_until
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings(FORK_WARNING)]
 
@@ -29,6 +30,10 @@ def limit(method: str) -> int:
 
 def limited(method: str, limit: int, max_workers: int = 1, **options: Any) -> Executor:
     return Executor("process", max_workers, method, max_memory_per_child=limit, **options)
+
+
+def processes(executor: Executor) -> set[int]:
+    return {process.pid for process in executor._backend.handles()}
 
 
 def by_process(results: list[tuple[int, int]]) -> list[list[int]]:
@@ -100,11 +105,12 @@ def test_a_limit_that_each_worker_is_above(method: str, runs: str) -> None:
 def test_only_the_one_that_leaks_is_replaced(method: str, limit: int, runs: str) -> None:
     with limited(method, limit, 2) as executor:
         list(executor.map(abs, range(100), chunksize=1))
-        before = {process.pid for process in executor._backend.handles()}
+        before = processes(executor)
         results = list(executor.map(partial(growing.leak_at, (5,), runs), range(LENGTH), chunksize=1))
+        (leaked,) = [pid for item, pid in results if item == 5]
+        assert wait_until(lambda: leaked not in processes(executor))  # the result comes before it leaves
         list(executor.map(abs, range(100), chunksize=1))
-        after = {process.pid for process in executor._backend.handles()}
-    (leaked,) = [pid for item, pid in results if item == 5]
+        after = processes(executor)
     assert before - after == {leaked}
     assert len(after) == 2
     check_runs(runs, (5,))
