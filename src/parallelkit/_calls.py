@@ -19,7 +19,7 @@ from ._core.chunks import Chunk, Sliceable
 from ._core.outcome import Outcomes
 from ._core.scheduler import Ended, Fact, Flight, Pulled, Scheduler
 from ._driver import Driver
-from ._work import Work, add_note
+from ._work import Work, add_note, owned
 from .backends.base import Backend
 
 __all__ = [
@@ -75,7 +75,7 @@ class MapCall(Call):
         self._whole = whole
         self._worth_retrying = worth_retrying
         self._unread = False
-        self._pulling = threading.Lock()
+        self._pulling = threading.RLock()  # which knows who has it
         self.started = False
         try:
             driver.open(self, items, ended=source is None)
@@ -123,11 +123,12 @@ class MapCall(Call):
             self._driver.lift_window(self)
 
     def close_input(self, *, leaving: bool = False) -> None:
-        if not self.started and not self._daemon:
+        inside = owned(self._pulling)  # the input itself shuts the executor down, and cannot wait for its end
+        if not (self.started or self._daemon or inside):
             self.scheduler.lift_window()
             while self._source is not None and not self.started:
                 self._pull(sys.maxsize, wait=True)
-        if self._whole or not (self.started or self._daemon):
+        if not inside and (self._whole or not (self.started or self._daemon)):
             return
         if leaving:
             self._driver.stop(self, RuntimeError("the program ends, and with it this call"))
@@ -160,7 +161,7 @@ class MapCall(Call):
 
         Who shuts an executor down pulls what nobody reads, while somebody may begin to.
         """
-        if not self._pulling.acquire(blocking=wait):
+        if owned(self._pulling) or not self._pulling.acquire(blocking=wait):
             return False
         items: list[Any] = []
         try:
