@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from itertools import count
+from operator import add
 from time import monotonic
 from typing import Any
 
@@ -150,6 +151,25 @@ def test_executors_end_while_threads_use_them(backend: str, end: str) -> None:
             thread.join(30)
         assert not any(thread.is_alive() for thread in threads), "a call never ended"
     assert sum(seen.values()) == 8 * 4
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("read", [1, 100])
+def test_an_input_that_shuts_the_executor_down(backend: str, read: int) -> None:
+    """It is cut off there, as it begins or while it is read: within it, its end cannot be waited for."""
+    for call in (
+        lambda executor, source: list(executor.map(abs, source)),
+        lambda executor, source: executor.reduce(add, source),
+    ):
+        executor = Executor(backend, max_workers=2)
+
+        def source(executor: Executor = executor) -> Iterator[int]:
+            yield from range(read)
+            executor.shutdown()
+            yield from count()
+
+        with pytest.raises(RuntimeError, match="shut down before the input was read to its end"):
+            call(executor, source())
 
 
 def test_a_future_that_is_settled_is_not_run() -> None:
