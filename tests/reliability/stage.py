@@ -126,7 +126,8 @@ class Stage:
     @property
     def actor(self) -> Actor:
         """Whose turn it is."""
-        assert self.now is not None and self.now.actor is not None, "the test itself does what actors do"
+        assert self.now is not None
+        assert self.now.actor is not None, "the test itself does what actors do"
         return self.now.actor
 
     def park(self, where: str, ready: Callable[[], bool], *, may_time_out: bool = False) -> bool:

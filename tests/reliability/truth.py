@@ -316,7 +316,7 @@ class Watched(FakeBackend):
             stop = seen.start + keeps
             for index in range(stop, seen.stop):
                 seen.call.come_back(index - seen.base, chunk_id)
-            seen.spent = seen.spent or stop <= seen.settled and stop < seen.stop
+            seen.spent = seen.spent or (stop <= seen.settled and stop < seen.stop)
             seen.stop = stop
         return keeps
 
