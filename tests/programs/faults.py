@@ -236,6 +236,11 @@ def keep(*things: Any) -> None:
     _given = things
 
 
+def kept_length() -> int:
+    """Of the first thing."""
+    return len(_given[0])
+
+
 def wait_for_gate(item: int) -> int:
     """Wait until the first of the things, an event, is set."""
     _given[0].wait()

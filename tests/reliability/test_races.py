@@ -11,7 +11,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker, util
 from pathlib import Path
 from typing import Any
 
@@ -240,3 +240,26 @@ def test_an_item_that_makes_it_after_all_does_not_end_the_one_behind_it(
         assert result == 1 or isinstance(result, TaskTimeout)
         Gate(tmp_path, "behind").open()
         assert behind.result(PATIENCE) == 1
+
+
+def test_a_spawned_worker_may_die_before_it_has_read_large_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """multiprocessing writes them into a pipe that it holds open itself: it would wait for ever."""
+    resource_tracker.ensure_running()
+    spawn = util.spawnv_passfds
+    killed: list[int] = []
+
+    def spawn_and_kill(*arguments: Any) -> int:
+        pid: int = spawn(*arguments)
+        if not killed:
+            killed.append(pid)
+            os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        return pid
+
+    monkeypatch.setattr(util, "spawnv_passfds", spawn_and_kill)
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    with Executor("process", 1, "spawn", faults.keep, (b"x" * 1_000_000,)) as executor:
+        assert executor.submit(faults.kept_length).result(PATIENCE) == 1_000_000
+    assert killed
+    if before:
+        assert len(os.listdir("/proc/self/fd")) == before

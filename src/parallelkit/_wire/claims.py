@@ -27,7 +27,7 @@ from .._core.chunks import Cut
 from .._lifetime import closing_fds
 from .journal import HEAD_WORDS, JOURNAL_BYTES, Ended, Journal, read_journal
 
-__all__ = ["Allowance", "ClaimFile", "ClaimTable", "SharedClaim"]
+__all__ = ["Allowance", "ClaimFile", "ClaimTable", "SharedClaim", "anonymous_file"]
 
 SLOTS = 16
 _WORDS = 3  # started, stop, since (microseconds)
@@ -65,7 +65,7 @@ class ClaimFile:
     lent = False
 
     def __init__(self, tables: int) -> None:
-        self._attach(_anonymous_file(tables * _AREA_BYTES))
+        self._attach(anonymous_file(tables * _AREA_BYTES))
 
     def _attach(self, fd: int) -> None:
         try:
@@ -302,7 +302,7 @@ def _attached(duplicate: Any) -> ClaimFile:
     return file
 
 
-def _anonymous_file(size: int) -> int:
+def anonymous_file(size: int) -> int:
     """A file without a name: nothing is left of it when the last process that has it open is gone."""
     try:
         fd = os.memfd_create("parallelkit-claims", os.MFD_CLOEXEC)

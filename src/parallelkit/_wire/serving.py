@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from multiprocessing import parent_process
+from multiprocessing import parent_process, reduction
 from multiprocessing.connection import Connection
 from operator import attrgetter
 from time import perf_counter
@@ -20,7 +20,7 @@ from .._core.outcome import Outcomes
 from .._work import Work
 from .._worker import Worker
 from ..errors import InitializerFailed, SerializationError
-from .claims import Allowance, ClaimTable
+from .claims import Allowance, ClaimTable, anonymous_file
 from .exceptions import pack_exception
 from .frames import (
     FUNCTION,
@@ -43,6 +43,10 @@ __all__ = ["Portable", "WorkerName", "serve"]
 
 LOOKOUT_SECONDS = 0.0002  # benchmarks/constants.py
 """How long a worker stays awake for the next chunk: a few times what it takes to wake it."""
+
+MOST_IN_PIPE = 16_384
+"""Bytes with which a process may be started. Of more than a pipe holds, spawn waits for ever to write the
+rest if the process ends before it has read them; so they go in a file."""
 
 MOST_SHOWN = 1000
 """Characters of the `repr()` of a result that an error carries."""
@@ -75,13 +79,30 @@ class Portable:
     def __init__(self, value: Any, pickled: bytes | None = None):
         self._value = value
         self._pickled = pickled
+        self._fd = -1
 
     @property
     def value(self) -> Any:
         return self._value if self._pickled is None else loads(self._pickled)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Portable, (None, dumps(self._value))
+        pickled = dumps(self._value)
+        if len(pickled) <= MOST_IN_PIPE:
+            return Portable, (None, pickled)
+        self._fd = anonymous_file(len(pickled))
+        with os.fdopen(os.dup(self._fd), "wb") as file:
+            file.write(pickled)
+        return _portable, (reduction.DupFd(self._fd),)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+def _portable(duplicate: Any) -> Portable:
+    with os.fdopen(duplicate.detach(), "rb") as file:
+        file.seek(0)
+        return Portable(None, file.read())
 
 
 def serve(
