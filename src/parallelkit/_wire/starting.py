@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
-__all__ = ["prepare_start", "start_context"]
+__all__ = ["fill_standard_streams", "prepare_start", "start_context"]
 
 START_PIPES = 5
 """Pairs of descriptors that starting a worker takes: two pipes of ours, then, of multiprocessing, two pipes
@@ -33,6 +33,22 @@ def start_context(given: BaseContext | str | None) -> Any:
     if given.get_start_method() == "forkserver":
         _preload_worker()
     return given
+
+
+def fill_standard_streams() -> None:
+    """Where stdin, stdout or stderr was closed, open the null device in its place.
+
+    Else a file of ours would get its number, and libraries that print without asking would print into that.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
 
 
 def start_server() -> None:

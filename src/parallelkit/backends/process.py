@@ -35,7 +35,7 @@ from .._wire.pickling import (
 from .._wire.rules import rules
 from .._wire.sealed import Sealed
 from .._wire.serving import Portable, WorkerName, serve
-from .._wire.starting import prepare_start, start_context
+from .._wire.starting import fill_standard_streams, prepare_start, start_context
 from .._work import Work, as_item_error, initializer_failed, owned
 from ..errors import SerializationError
 from .base import Broken, LazyBackend, WorkerLeft
@@ -77,6 +77,7 @@ class ProcessBackend(LazyBackend):
         self._finalizer = finalizer
         self._max_tasks = max_tasks_per_child
         self._max_memory = max_memory_per_child
+        fill_standard_streams()
         self._claims = ClaimFile(max_workers)
         try:
             self._selector = Selector()
