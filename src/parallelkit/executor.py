@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import math
 import os
+import signal
 import sys
 import threading
 import weakref
@@ -387,8 +388,19 @@ def _finish_all() -> None:
 
 
 def _kill_all(drivers: list[Driver]) -> None:
+    _ignore_ctrl_c()  # another one would leave workers alive half-way, for which multiprocessing then waits
     for driver in drivers:
         driver.close(kill=WorkerDied("the program was interrupted"))
+
+
+def _ignore_ctrl_c() -> None:
+    """From now to the end of the interpreter, which ends by the one that has come."""
+    while threading.current_thread() is threading.main_thread():
+        try:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            return
+        except KeyboardInterrupt:
+            continue
 
 
 def _finish_in_time() -> None:
