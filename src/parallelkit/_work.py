@@ -27,6 +27,7 @@ __all__ = [
     "initializer_failed",
     "owned",
     "task_timeout_error",
+    "thread_refused",
 ]
 
 _PLAIN = FunctionType, BuiltinFunctionType
@@ -268,6 +269,12 @@ def task_timeout_error(work: Work, index: int) -> TaskTimeout:
         f"item {index} ran longer than task_timeout={work.task_timeout} s; give it more time, or pass "
         "return_exceptions=True to go on without it"
     )
+
+
+def thread_refused(error: Exception) -> InitializerFailed:
+    failure = InitializerFailed(f"no worker thread can be started: {error}")
+    failure.__cause__ = error
+    return failure
 
 
 def initializer_failed(error: Exception) -> InitializerFailed:

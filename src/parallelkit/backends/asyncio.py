@@ -19,9 +19,8 @@ from .._core.chunks import Chunk, Cut, unstarted
 from .._core.outcome import Outcomes
 from .._core.scheduler import Settled
 from .._late_reports import LateReports
-from .._work import LocalClaim, Work, as_item_error, initializer_failed, owned
+from .._work import LocalClaim, Work, as_item_error, initializer_failed, owned, thread_refused
 from .._worker import enter_worker, finalizer_failed, run_chunk, run_chunk_async
-from ..errors import InitializerFailed
 from .base import Backend, Broken, Post, WorkerJoined
 
 __all__ = ["AsyncioBackend"]
@@ -85,7 +84,7 @@ class AsyncioBackend(Backend):
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(self._begin, worker, chunk_id, work, chunk)
         if failed is not None:
-            self._post(Broken(_thread_refused(failed)))
+            self._post(Broken(thread_refused(failed)))
 
     def _start_loop(self) -> None:
         loop = asyncio.new_event_loop()
@@ -255,7 +254,7 @@ class _Threads:
                 threading.Thread(target=self._serve, name=name, daemon=True).start()
             except RuntimeError as error:
                 if not self._count:  # nobody else will ever call it
-                    raise _thread_refused(error) from error
+                    raise thread_refused(error) from error
             else:
                 self._count += 1
 
@@ -269,12 +268,6 @@ class _Threads:
             function()
             del function
             self._idle.release()
-
-
-def _thread_refused(error: Exception) -> InitializerFailed:
-    failure = InitializerFailed(f"no worker thread can be started: {error}")
-    failure.__cause__ = error
-    return failure
 
 
 async def _call(function: Callable[[], Any] | None) -> None:

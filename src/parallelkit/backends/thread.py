@@ -10,7 +10,7 @@ from queue import SimpleQueue
 from .._core.chunks import Chunk, Cut, unstarted
 from .._core.outcome import Outcomes
 from .._core.scheduler import Settled
-from .._work import LocalClaim, Work
+from .._work import LocalClaim, Work, thread_refused
 from .._worker import Worker
 from ..cpus import cpu_count
 from ..errors import InitializerFailed
@@ -58,9 +58,7 @@ class ThreadBackend(LazyBackend):
         try:
             inbox = self._inboxes.get(worker) or self._start(worker)
         except RuntimeError as error:  # too many threads, or the interpreter is at its end
-            failed = InitializerFailed(f"no worker thread can be started: {error}")
-            failed.__cause__ = error
-            self._post(Broken(failed))
+            self._post(Broken(thread_refused(error)))
             return
         if inbox is None:
             self._flights.pop(chunk_id, None)
