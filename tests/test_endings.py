@@ -119,6 +119,21 @@ print(pmap(abs, [-1]))
     assert said == "[1]\ncannot schedule new futures after interpreter shutdown\n"
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_program_ends_whose_coroutines_used_threads(backend: str) -> None:
+    said = program(
+        f"""
+import asyncio
+from parallelkit import Executor
+async def in_thread(x):
+    return await asyncio.to_thread(abs, x)
+executor = Executor({backend!r}, 2)
+print(list(executor.map(in_thread, [-1, -2])))
+"""
+    )
+    assert said == "[1, 2]\n"
+
+
 # ---------------------------------------------------------------- under fire
 
 

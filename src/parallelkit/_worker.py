@@ -173,7 +173,7 @@ class Worker:
             finalizer_failed()
         finally:
             if self._runner is not None:
-                (in_thread if _in_running_loop() else _call)(self._runner.close)
+                (in_thread if _in_running_loop() else _call)(partial(_close, self._runner))
 
 
 def finalizer_failed() -> None:
@@ -192,6 +192,15 @@ def _in_running_loop() -> bool:
 
 def _call(function: Callable[[], object]) -> None:
     function()
+
+
+def _close(runner: asyncio.Runner) -> None:
+    """Close an event loop. As a program ends, 3.12 has no thread left to wait for those of `to_thread` in."""
+    try:
+        runner.close()
+    except RuntimeError as error:  # the loop is closed all the same, and its threads are waited for elsewhere
+        if "new thread" not in str(error):
+            raise
 
 
 def in_thread(function: Callable[[], object]) -> None:
