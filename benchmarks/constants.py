@@ -83,6 +83,27 @@ def large_results(executor: Executor) -> float:
     return seconds(lambda: list(map(len, executor.map(bytes, [8 << 20] * 16))), [8 << 20] * 16)
 
 
+def short_maps(executor: Executor) -> float:
+    """fifty maps of 2,000 squares"""
+    return seconds(lambda: [len(list(executor.map(square, range(2000)))) for _ in range(50)], [2000] * 50)
+
+
+def small_items(executor: Executor) -> float:
+    """a hundred thousand items of 5 µs"""
+    loops = max(1, LAWS["20 µs items"][0] // 4)
+    return seconds(lambda: list(executor.map(burn, [loops] * 100_000)), [loops] * 100_000)
+
+
+def small_results(executor: Executor) -> float:
+    """a hundred thousand results of 1 KiB"""
+    return seconds(lambda: sum(map(len, executor.map(bytes, [1024] * 100_000))), 1024 * 100_000)
+
+
+def medium_results(executor: Executor) -> float:
+    """two thousand results of 64 KiB"""
+    return seconds(lambda: sum(map(len, executor.map(bytes, [1 << 16] * 2000))), 2000 << 16)
+
+
 @dataclass(frozen=True)
 class Constant:
     """A constant, other values for it, and what it makes a difference to."""
@@ -108,6 +129,17 @@ CONSTANTS = {
         (0.0, 0.0002, 0.001, 0.005),
         (tiny_tasks, sum_of_squares, law("rising"), law("heavy tail at the end")),
     ),
+    "ONE_BY_ONE_SECONDS": Constant(
+        "_worker",
+        (0.0, 0.000005, 0.00001, 0.00002, 0.00005, 0.0001),
+        (tiny_tasks, small_items, law("20 µs items")),
+    ),
+    "ONE_BY_ONE_ITEMS": Constant("_worker", (0, 32, 128, 512, 2048), (tiny_tasks, short_maps)),
+    "JOURNAL_BYTES": Constant(
+        "_wire.journal",
+        (1 << 16, 1 << 17, 1 << 18, 1 << 19, 1 << 20, 1 << 21),
+        (tiny_tasks, small_results, medium_results),
+    ),
     "LARGEST_LEAF": Constant("_core.fold", (256, 512, 1024, 2048, 4096), (sum_of_squares,)),
     "LOOKOUT_SECONDS": Constant("_wire.serving", (0.0, 0.00005, 0.0001, 0.0002, 0.0005), (round_trip,)),
     "STREAM_ITEMS": Constant("_opening", (4096, 8192, 16_384, 32_768, 65_536, 10**9), (tiny_stream,)),
@@ -128,6 +160,10 @@ def valued(name: str, value: float) -> Iterator[None]:
     if name == "CHUNK_SECONDS":
         adaptive = import_module("parallelkit._core.splitters").Adaptive
         changes.append((adaptive.__init__, "__defaults__", (1, value, 1, None)))
+    if name == "JOURNAL_BYTES":
+        claims: Any = import_module("parallelkit._wire.claims")
+        others = claims._AREA_BYTES - claims.JOURNAL_BYTES
+        changes += [(claims, name, int(value)), (claims, "_AREA_BYTES", others + int(value))]
     before = [(home, attribute, getattr(home, attribute)) for home, attribute, _ in changes]
     for home, attribute, new in changes:
         setattr(home, attribute, new)

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from parallelkit import Executor, RemoteError, SerializationError, WorkerDied, _calls, pimap
+from parallelkit.backends.asyncio import AsyncioBackend
 from parallelkit.testing import FakeBackend, Gate, Notes
 from programs.watching import run
 
@@ -166,6 +167,22 @@ def test_executors_end_while_threads_use_them(backend: str, end: str) -> None:
             thread.join(30)
         assert not any(thread.is_alive() for thread in threads), "a call never ended"
     assert sum(seen.values()) == 8 * 4
+
+
+def test_an_event_loop_is_ended_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second end, begun when the first has stopped the loop, would never be awaited."""
+    ends = []
+    finish = AsyncioBackend._finish
+    monkeypatch.setattr(AsyncioBackend, "_finish", lambda *args: ends.append(args) or finish(*args))
+    executor = Executor("asyncio", 2)
+    future = executor.submit(asyncio.sleep, 60)
+    while not future.running():
+        executor.submit(abs, -1).result(20)
+    executor.shutdown(wait=False)
+    executor.kill_workers()
+    executor.shutdown()
+    assert len(ends) == 1
+    assert isinstance(future.exception(20), WorkerDied)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

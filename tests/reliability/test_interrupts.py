@@ -6,6 +6,7 @@ Ctrl-C once, from wherever, is in tests/test_real_processes.py; so is SIGKILL, w
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -167,12 +168,12 @@ def test_no_file_is_left_by_a_parent_that_is_killed(
 ) -> None:
     """In the middle of large messages: no process, nothing in shared memory, no temporary file."""
     temporary = Path(tempfile.mkdtemp(prefix="pk"))  # short: the name of a socket has at most 107 characters
-    before = shared_memory()
     environment = {**os.environ, "TMPDIR": str(temporary)}
     program = start([HERE / "streaming_large.py", method, runs], env=environment)
     try:
         Notes(tmp_path, "runs").wait_for(20)
         family = [*workers_of(runs), *psutil.Process(program.pid).children(recursive=True)]
+        shared = shared_memory([program.pid, *(process.pid for process in family)])
         program.send_signal(number)
         assert not wait_until_gone(family)
     finally:
@@ -180,12 +181,13 @@ def test_no_file_is_left_by_a_parent_that_is_killed(
         program.communicate()
     assert program.returncode == -number
     temporary.rmdir()  # it is empty
-    # Others may use it meanwhile, but not for ever.
-    assert wait_until(lambda: shared_memory() <= before), shared_memory() - before
+    assert wait_until(lambda: not any(map(os.path.exists, shared))), shared
 
 
-def shared_memory() -> set[str]:
-    try:
-        return set(os.listdir("/dev/shm"))
-    except FileNotFoundError:  # not Linux
-        return set()
+def shared_memory(processes: list[int]) -> set[str]:
+    """The names in shared memory of what these processes have mapped."""
+    maps = ""
+    for process in processes:
+        with suppress(OSError):  # not Linux, or it is gone
+            maps += Path(f"/proc/{process}/maps").read_text()
+    return set(re.findall(r"/dev/shm/\S+", maps))

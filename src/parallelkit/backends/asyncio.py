@@ -59,6 +59,8 @@ class AsyncioBackend(Backend):
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._threads: _Threads | None = None
         self._late_reports: dict[Hashable, LateReports] = {}
+        self._leaving: asyncio.Task[None] | None = None
+        self._killed = False
 
     @classmethod
     def default_workers(cls) -> int:
@@ -214,16 +216,19 @@ class AsyncioBackend(Backend):
             task.cancel()
 
     def _leave(self, kill: bool) -> None:
-        for task in list(self._tasks.values()):
+        tasks = list(self._tasks.values())
+        for task in tasks:
             task.cancel()
-        assert self._loop is not None
-        self._leaving = self._loop.create_task(self._finish(list(self._tasks.values()), kill))
+        self._killed |= kill
+        if self._leaving is None:  # a second one might be begun when the first has stopped the loop
+            assert self._loop is not None
+            self._leaving = self._loop.create_task(self._finish(tasks))
 
-    async def _finish(self, tasks: list[asyncio.Task[None]], kill: bool) -> None:
+    async def _finish(self, tasks: list[asyncio.Task[None]]) -> None:
         assert self._loop is not None and self._ready is not None
         try:
             await asyncio.gather(*tasks, return_exceptions=True)
-            if not kill and self._ready.done() and self._ready.result():
+            if not self._killed and self._ready.done() and self._ready.result():
                 try:
                     await _call(self._finalize)
                 except Exception:
