@@ -277,7 +277,10 @@ class ProtocolMachine(RuleBasedStateMachine):
                 self.laws.hold(self.is_due(call, error), f"{call} raised {error!r}")
                 call.end()
             else:
-                call.take(result)
+                if (
+                    not call.over
+                ):  # a kill that came in between takes effect soon, and outcomes come until then
+                    call.take(result)
             finally:
                 call.reading = False
 
