@@ -169,6 +169,55 @@ def test_executors_end_while_threads_use_them(backend: str, end: str) -> None:
     assert sum(seen.values()) == 8 * 4
 
 
+@pytest.mark.parametrize("backend", ["serial", "thread", "asyncio"])
+@pytest.mark.parametrize("kind", ["plain", "async", "in a thread"])
+def test_an_item_may_shut_its_executor_down(backend: str, kind: str) -> None:
+    """It would wait for its own end, so it does not wait."""
+    executor = Executor(backend, None if backend == "serial" else 2)
+
+    def plain(number: int) -> int:
+        if number == 3:
+            executor.shutdown()
+        return number
+
+    async def in_the_loop(number: int) -> int:
+        return plain(number)
+
+    async def in_a_thread(number: int) -> int:
+        return await asyncio.to_thread(plain, number)
+
+    function = {"plain": plain, "async": in_the_loop, "in a thread": in_a_thread}[kind]
+    assert list(executor.map(function, range(6))) == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(abs, -1)
+    executor.shutdown()
+
+
+@pytest.mark.parametrize("backend", ["thread", "asyncio"])
+def test_an_item_cancels_what_then_shuts_the_executor_down(backend: str) -> None:
+    executor, begin = Executor(backend, 1), threading.Event()
+
+    def cancel() -> None:
+        begin.wait()
+        executor.shutdown(wait=False, cancel_futures=True)
+
+    futures = [executor.submit(cancel), *(executor.submit(abs, -1) for _ in range(3))]
+    futures[-1].add_done_callback(lambda future: executor.shutdown())
+    begin.set()
+    assert futures[0].result(20) is None
+    assert futures[-1].cancelled()
+    executor.shutdown()
+
+
+def test_an_item_may_shut_another_executor_down() -> None:
+    with Executor("thread", 2) as executor:
+        other = Executor("thread", 2)
+        future = other.submit(threading.Event().wait, 0.05)
+        executor.submit(other.shutdown).result(20)
+        assert future.done()
+        assert not other._driver.backend.handles(), "it was waited for"
+
+
 def test_an_event_loop_is_ended_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second end, begun when the first has stopped the loop, would never be awaited."""
     ends = []

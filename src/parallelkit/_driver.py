@@ -37,6 +37,7 @@ from ._core.splitters import Splitter
 from ._lifetime import INHERITED, is_over, register
 from ._time_limits import watch
 from ._work import owned
+from ._worker import works_for
 from .backends.base import Backend, Event, Rejected, Settled, WorkerJoined, WorkerLeft
 from .errors import WorkerDied
 
@@ -144,8 +145,8 @@ class Driver:
             call_soon(end) if self.backend.is_inside() else end()
 
     def join(self) -> bool:
-        """Wait until the backend is gone. A thread of the backend, which cannot wait for itself, does not."""
-        if self.inherited or getattr(_in_backend, "driver", None) is self:
+        """Wait until the backend is gone. Its threads and its items do not: it would be for ever."""
+        if self.inherited or getattr(_in_backend, "driver", None) is self or works_for(self.backend):
             return False
         self._closed.wait()
         self.backend.join()

@@ -8,6 +8,7 @@ keeps a journal besides: of each item, unless there are many and they take next 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar, copy_context
 from functools import partial
@@ -79,9 +80,23 @@ def current_worker() -> int | None:
     return _worker_index.get()
 
 
-def enter_worker(index: int | None) -> None:
-    """From now on, in this context, `current_worker()` is `index`."""
+def enter_worker(index: int | None, host: object = None) -> None:
+    """From now on, in this context, `current_worker()` is `index`.
+
+    Args:
+        host: what waits for the workers of this process when it ends: a worker must not wait for that.
+    """
     _worker_index.set(index)
+    if host is not None and not works_for(host):
+        _hosts.set((*_hosts.get(), weakref.ref(host)))
+
+
+def works_for(host: object) -> bool:
+    """Whether this code is run by one of the host's workers, be it in another thread or on top of others."""
+    return any(known() is host for known in _hosts.get())
+
+
+_hosts: ContextVar[tuple[weakref.ref[object], ...]] = ContextVar("parallelkit_hosts", default=())
 
 
 class Worker:
@@ -111,15 +126,18 @@ class Worker:
         self._runner: asyncio.Runner | None = None
         self._entered = False
 
-    def enter(self) -> None:
+    def enter(self, host: object = None) -> None:
         """Begin, in the thread that will run the chunks.
+
+        Args:
+            host: see `enter_worker`.
 
         Raises:
             InitializerFailed: from what the initializer raised.
         """
         if self._entered:
             return
-        enter_worker(self._index)
+        enter_worker(self._index, host)
         if self._initialize is not None:
             try:
                 self._call(self._initialize)

@@ -240,6 +240,7 @@ def test_no_thread_for_the_clock(method: str, tmp_path: Path, monkeypatch: pytes
         with monkeypatch.context() as patch:
             patch.setattr(_alarm._thread, "start_new_thread", cannot_start)
             stream = executor.map(faults.sleep_at, range(4), task_timeout=0.2, return_exceptions=True)
+        _alarm.call_soon(bool)
         results = list(stream)
     assert [type(result) for result in results] == [int, TaskTimeout, int, int]
 

@@ -141,7 +141,7 @@ class AsyncioBackend(Backend):
         """One chunk on one worker."""
         claim = self._claims[chunk_id]
         report = partial(self._report, chunk_id)
-        enter_worker(cast(int, worker))
+        enter_worker(cast(int, worker), self)
         assert self._ready is not None
         if not self._ready.done():
             await asyncio.wait([self._ready])
@@ -161,7 +161,7 @@ class AsyncioBackend(Backend):
         loop, ended = self._loop, self._loop.create_future()
 
         def run() -> None:
-            enter_worker(cast(int, worker))
+            enter_worker(cast(int, worker), self)
             try:
                 function()
             finally:

@@ -11,7 +11,7 @@ from .._alarm import call_soon
 from .._core.chunks import Chunk, Cut
 from .._core.outcome import Outcomes
 from .._core.scheduler import Settled
-from .._work import LocalClaim, Work, as_item_error
+from .._work import LocalClaim, Work, as_item_error, owned
 from .._worker import Worker
 from ..errors import InitializerFailed
 from .base import Backend, Broken, Post, WorkerJoined
@@ -37,7 +37,7 @@ class SerialBackend(Backend):
         self._waiting: deque[tuple[int, Work, Chunk]] = deque()
         self._claims: dict[int, LocalClaim] = {}
         self._turn = threading.RLock()
-        self._reporting = False
+        self._reporting = self._leaves_later = False
 
     @classmethod
     def default_workers(cls) -> int:
@@ -64,6 +64,9 @@ class SerialBackend(Backend):
                 raise
             finally:
                 self._turn.release()
+                if self._leaves_later and not owned(self._turn):
+                    self._leaves_later = False
+                    self._context.run(self._worker.leave)
 
     def _run(self, chunk_id: int, work: Work, chunk: Chunk) -> None:
         ended, settled = False, chunk.start
@@ -81,7 +84,7 @@ class SerialBackend(Backend):
 
         try:
             # A copy, for a chunk may be run while another is: `post` wakes callers, who may submit.
-            self._context.run(self._worker.enter)
+            self._context.run(self._worker.enter, self)
             self._context.copy().run(
                 self._worker.run, work, chunk.items, chunk.start, self._claims[chunk_id], report
             )
@@ -102,5 +105,7 @@ class SerialBackend(Backend):
         return any(claim.held for claim in list(self._claims.values()))
 
     def close(self, *, kill: bool = False) -> None:
-        if not kill:
+        if not kill and owned(self._turn):  # the worker, whose event loop may run, is in the middle of this
+            self._leaves_later = True
+        elif not kill:
             self._context.run(self._worker.leave)

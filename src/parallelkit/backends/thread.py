@@ -88,7 +88,7 @@ class ThreadBackend(LazyBackend):
         """A worker thread, from its first chunk to its end."""
         worker = self._new_worker(self._index(name))
         try:
-            worker.enter()
+            worker.enter(self)
             while (parcel := inbox.get()) is not None:
                 chunk_id, work, chunk, claim = parcel
                 worker.run(work, chunk.items, chunk.start, claim, partial(self._report, name, chunk_id))

@@ -224,7 +224,7 @@ class FakeBackend(Backend):
         worker, context = self._workers[chunk.worker]
         items = chunk.chunk.between(chunk.settled, chunk.chunk.stop).items
         report = partial(self._report, chunk, seconds, ends)
-        context.run(worker.enter)
+        context.run(worker.enter, self)
         # A copy, for a chunk may be run from a callback, while another is.
         context.copy().run(worker.run, chunk.work, items, chunk.settled, claim, report)
 
