@@ -446,6 +446,5 @@ class Driver:
 
 
 _LANDINGS = Settled, Rejected  # a union would be made anew each time it is asked about
-
 _in_backend = threading.local()
 """The driver in whose backend's thread this is, as `driver`; the worker that reports in it, as `worker`."""

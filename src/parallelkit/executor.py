@@ -272,7 +272,8 @@ class Executor(concurrent.futures.Executor):
         """Take no new calls; let the workers go when all that was asked for is done.
 
         Args:
-            wait: return when the workers are gone; else at once, and the work goes on.
+            wait: return when the workers are gone; else at once, and the work goes on. In an item, or in a
+                callback, which would wait for itself, it does not wait.
             cancel_futures: of what was asked for, do only what is with a worker already.
             timeout: seconds; what is not done then fails with WorkerDied, and the workers are ended, in the
                 middle of what they run. None for as long as it takes.
