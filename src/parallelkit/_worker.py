@@ -57,10 +57,10 @@ REPORT_SECONDS = 0.05
 UNSAFE_SECONDS = 0.01
 """What the journal could not keep is reported this soon: a dying worker would take it along."""
 
-ONE_BY_ONE_SECONDS = 2e-5
+ONE_BY_ONE_SECONDS = 2e-5  # benchmarks/constants.py
 """Items that take longer are entered one by one, which costs about 0.7 µs each."""
 
-ONE_BY_ONE_ITEMS = 128
+ONE_BY_ONE_ITEMS = 128  # benchmarks/constants.py
 """So are the first that a worker runs of a work, however little they take."""
 
 LANES = 16

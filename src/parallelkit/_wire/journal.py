@@ -25,7 +25,7 @@ from .pickling import has_handles, is_plain, salvage
 
 __all__ = ["HEAD_WORDS", "JOURNAL_BYTES", "Ended", "Journal", "load_values", "read_journal", "split"]
 
-JOURNAL_BYTES = 1 << 19
+JOURNAL_BYTES = 1 << 19  # benchmarks/constants.py
 """So much fits in, and a report comes when half of it is used: as large as reports of tiny items grow."""
 
 SKIPPED = 8
