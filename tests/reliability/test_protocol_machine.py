@@ -698,11 +698,19 @@ common = {
 }
 
 
+# Ctrl-C in a finalizer is printed and forgotten, by Python itself.
+in_finalizers = pytest.mark.filterwarnings(
+    "ignore:(?s)Exception ignored in.*KeyboardInterrupt:pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@in_finalizers
 @pytest.mark.timeout(300)  # to make a lost game small takes long
 class TestProtocol(ProtocolMachine.TestCase):  # type: ignore[name-defined]
     settings = settings(max_examples=100, stateful_step_count=40, **common)
 
 
+@in_finalizers
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 class TestProtocolAtLength(ProtocolMachine.TestCase):  # type: ignore[name-defined]
