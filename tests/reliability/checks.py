@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import pytest
 
 from parallelkit import Executor, RemoteError
+from parallelkit.testing import Gate
 from programs.watching import METHODS, PATIENCE
 
 FORK_WARNING = "ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"
@@ -87,3 +91,29 @@ def is_caused_by(error: BaseException, name: str) -> bool:
         type(cause).__name__ == name or (isinstance(cause, RemoteError) and cause.type_name == name)
         for cause in causes(error)
     )
+
+
+@contextmanager
+def nobody_reads(executor: Executor, folder: Path) -> Iterator[Callable[[], None]]:
+    """The thread that reads answers is held in a callback, from the moment that the given function is called.
+
+    Until then the only worker waits in an item, so that what is asked of it meanwhile comes right after.
+    """
+    gate = Gate(folder, "first gate")
+    held, leave = threading.Event(), threading.Event()
+
+    def hold(future: Future[Any]) -> None:
+        held.set()
+        leave.wait(PATIENCE)
+
+    def begin() -> None:
+        gate.open()
+        assert held.wait(PATIENCE)
+
+    first = executor.submit(gate.pass_through, "first")
+    first.add_done_callback(hold)
+    try:
+        yield begin
+    finally:
+        leave.set()
+    assert first.result() == "first"

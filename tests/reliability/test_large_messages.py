@@ -7,53 +7,23 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from checks import FORK_WARNING, check_usable, counted, failed, on_each_method
+from checks import FORK_WARNING, check_usable, counted, failed, nobody_reads, on_each_method
 
 from parallelkit import Executor, WorkerDied
 from parallelkit.testing import Gate, Notes
 from programs import large
-from programs.watching import PATIENCE, wait_until_it_waits
+from programs.watching import wait_until_it_waits
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings(FORK_WARNING)]
 
 EACH_KIND = pytest.mark.parametrize(
     ("method", "kind"), on_each_method([("bytes",), ("array",)], daily=lambda kind: kind == "array")
 )
-
-
-@contextmanager
-def nobody_reads(executor: Executor, folder: Path) -> Iterator[Callable[[], None]]:
-    """The thread that reads answers is held in a callback, from the moment that the given function is called.
-
-    Until then the only worker waits in an item, so that what is asked of it meanwhile comes right after.
-    """
-    gate = Gate(folder, "first gate")
-    held, leave = threading.Event(), threading.Event()
-
-    def hold(future: Future[Any]) -> None:
-        held.set()
-        leave.wait(PATIENCE)
-
-    def begin() -> None:
-        gate.open()
-        assert held.wait(PATIENCE)
-
-    first = executor.submit(gate.pass_through, "first")
-    first.add_done_callback(hold)
-    try:
-        yield begin
-    finally:
-        leave.set()
-    assert first.result() == "first"
 
 
 @EACH_KIND

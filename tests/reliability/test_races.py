@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checks import FORK_WARNING
+from checks import FORK_WARNING, nobody_reads
 
 from parallelkit import Executor, TaskTimeout, WorkerDied, _lifetime
 from parallelkit._wire import claims
@@ -62,6 +62,40 @@ def test_a_worker_may_die_before_who_starts_it_knows_it(
         gate.open()
         assert first.result(PATIENCE) == 1
     assert killed
+
+
+class Slow:
+    """An item that takes for ever to read, the first time."""
+
+    def __init__(self, notes: Notes):
+        self.notes = notes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return read_slowly, (self.notes,)
+
+
+def read_slowly(notes: Notes) -> int:
+    notes.add("reads")
+    if len(notes.lines()) == 1:
+        threading.Event().wait()
+    return -3
+
+
+def test_a_worker_that_is_given_up_while_it_reads_the_next_item(method: str, tmp_path: Path) -> None:
+    """Its own item had ended, and nobody had read that; the one that it reads has not begun."""
+    notes = Notes(tmp_path)
+    with Executor("process", 1, method) as executor:
+        backend: Any = executor._driver.backend
+        with nobody_reads(executor, tmp_path) as begin:
+            late = executor.submit(abs, -1)
+            begin()  # and the next comes down after the late one
+            after = executor.submit(abs, Slow(notes))
+            notes.wait_for(1)
+            chunk = min(backend._carriers)
+            assert backend.abandon(chunk, 1, TimeoutError("it is late"))
+        assert late.result(PATIENCE) == 1
+        assert after.result(PATIENCE) == 3
+    assert len(notes.lines()) == 2
 
 
 def test_an_exit_code_is_what_it_is_whoever_asks_for_it(method: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -358,7 +358,8 @@ class Peer:
         for chunk_id, (chunk, slot, work) in self._chunks.items():
             settled = self._settled.get(chunk_id, chunk.start)
             started = self._claims.started(slot)
-            reading = self._claims.died_reading(slot)
+            # One that we have ended did not die of what it was reading.
+            reading = None if self.given_up_for is not None else self._claims.died_reading(slot)
             if reading == "function":
                 started, left = self._claims.stop(slot), left._replace(function=work)
             elif reading == "items":
