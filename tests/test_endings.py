@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from itertools import count
+from math import isqrt
 from operator import add
 from time import monotonic
 from typing import Any
@@ -191,6 +192,42 @@ def test_an_item_may_shut_its_executor_down(backend: str, kind: str) -> None:
     with pytest.raises(RuntimeError, match="after shutdown"):
         executor.submit(abs, -1)
     executor.shutdown()
+
+
+def leave(*arguments: Any) -> Any:
+    raise SystemExit("this would end the program")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_rule_for_retries_that_wants_to_end_the_program(backend: str) -> None:
+    with Executor(backend, None if backend == "serial" else 2) as executor:
+        with pytest.raises(ValueError, match="nonnegative") as caught:
+            list(executor.map(isqrt, [-1, -2, -3], retries=1, retry_on=leave))
+        assert "retry_on raised RemoteError" in "".join(caught.value.__notes__)
+        assert list(executor.map(abs, [-1, -2])) == [1, 2]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_callback_that_wants_to_end_the_program(backend: str, caplog: pytest.LogCaptureFixture) -> None:
+    executor = Executor(backend, None if backend == "serial" else 2)
+    future: Future[int] = executor.submit(abs, -1)
+    future.add_done_callback(leave)
+    assert future.result(20) == 1
+    assert list(executor.map(abs, [-1, -2])) == [1, 2]
+    executor.shutdown()
+    assert "exception calling callback" in caplog.text
+    assert "this would end the program" in caplog.text
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("initial", [{}, {"initial": 5}])
+def test_a_combination_that_wants_to_end_the_program(backend: str, initial: dict[str, int]) -> None:
+    """Wherever it is combined: three items may all be with the caller."""
+    with Executor(backend, None if backend == "serial" else 2) as executor:
+        for items in (range(2), range(3), range(5000)):
+            with pytest.raises(RemoteError, match="this would end"):
+                executor.reduce(leave, items, **initial)
+        assert executor.reduce(max, range(9)) == 8
 
 
 @pytest.mark.parametrize("backend", ["thread", "asyncio"])

@@ -19,7 +19,7 @@ from ._core.chunks import Chunk, Sliceable
 from ._core.outcome import Outcomes
 from ._core.scheduler import Ended, Fact, Flight, Pulled, Scheduler
 from ._driver import Driver
-from ._work import Work, add_note, owned
+from ._work import Work, add_note, harmless, owned
 from .backends.base import Backend
 
 __all__ = [
@@ -250,6 +250,10 @@ class TaskFuture(Future[Any]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         return super().exception(self._help(timeout))
+
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        """As in the standard library; and what would end the program is logged, as other errors are."""
+        super().add_done_callback(harmless(fn))
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until it is done, or for so long. Only a signal handler raises here."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypedDict
 
 from ._core.chunks import Sliceable, Zipped, sliceable
-from ._work import add_note
+from ._work import add_note, harmless
 
 __all__ = [
     "CallOptions",
@@ -71,7 +71,7 @@ def source(iterables: tuple[Iterable[Any], ...]) -> tuple[Sliceable | None, Iter
 
 def retry_rule(retry_on: RetryOn) -> Callable[[Exception], bool]:
     """Whether an error is worth another try. A rule that raises says no, and leaves a note on the error."""
-    holds = _predicate(retry_on)
+    holds = harmless(_predicate(retry_on))
 
     def rule(error: Exception) -> bool:
         try:

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import starmap
 from time import monotonic
 from types import BuiltinFunctionType, FunctionType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from ._core.chunks import Cut
 from ._core.fold import Combine
@@ -24,11 +24,14 @@ __all__ = [
     "Work",
     "add_note",
     "as_item_error",
+    "harmless",
     "initializer_failed",
     "owned",
     "task_timeout_error",
     "thread_refused",
 ]
+
+R = TypeVar("R")
 
 _PLAIN = FunctionType, BuiltinFunctionType
 _CO_COROUTINE = 0x80  # inspect.CO_COROUTINE; importing inspect takes 10 ms
@@ -262,6 +265,25 @@ def as_item_error(error: BaseException) -> Exception:
     stand_in = RemoteError(type(error).__qualname__, str(error))
     stand_in.__cause__ = error
     return stand_in
+
+
+def harmless(function: Callable[..., R]) -> Callable[..., R]:
+    """The same function, but what would end a program, and is not Ctrl-C, is an ordinary error.
+
+    For functions of the user's that run between our lines, where SystemExit would leave others waiting.
+    """
+
+    def call(*arguments: Any) -> R:
+        try:
+            return function(*arguments)
+        except Exception:
+            raise
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise
+            raise as_item_error(error) from error
+
+    return call
 
 
 def task_timeout_error(work: Work, index: int) -> TaskTimeout:

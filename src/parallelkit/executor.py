@@ -31,7 +31,7 @@ from ._options import (
     check_seconds,
     finite,
 )
-from ._work import Work
+from ._work import Work, harmless
 from .backends import Backend, new_backend
 from .errors import WorkerDied
 
@@ -229,6 +229,7 @@ class Executor(concurrent.futures.Executor):
         if map is not None:
             check_callable(map)
         call = self._open(map, (iterable,), combine=combine, ordered=False, whole=True, **options)
+        combine = harmless(combine)  # the last partial results are combined here
         fold = Fold(combine)
         for outcomes in call.outcomes():
             raise_first(outcomes)
