@@ -104,7 +104,9 @@ def _descriptors() -> Iterator[str]:
 def _processes() -> Iterator[str]:
     for child in psutil.Process().children(recursive=True):
         try:
-            yield f"{child.pid} {child.status()} {' '.join(child.cmdline())[:60]}"
+            # Not its status as it is: one that runs now may sleep when it is looked at again.
+            ended = "ended" if child.status() == psutil.STATUS_ZOMBIE else "alive"
+            yield f"{child.pid} {ended} {' '.join(child.cmdline())[:60]}"
         except psutil.NoSuchProcess:
             pass
 
