@@ -121,6 +121,7 @@ class Peer:
         self.ready = False
         self.expendable = False  # its death is no news: it was told to go
         self.given_up_for: Exception | None = None
+        self._killed = False  # by us
         self._owner = owner
         self._selector = selector
         self._lock = threading.RLock()  # which knows who has it
@@ -193,7 +194,7 @@ class Peer:
     def kill(self, reason: Exception | None) -> None:
         with self._lock:
             if not self._gone:
-                self.expendable = True
+                self.expendable = self._killed = True
                 self.given_up_for = reason
                 self.process.kill()
 
@@ -359,7 +360,7 @@ class Peer:
             settled = self._settled.get(chunk_id, chunk.start)
             started = self._claims.started(slot)
             # One that we have ended did not die of what it was reading.
-            reading = None if self.given_up_for is not None else self._claims.died_reading(slot)
+            reading = None if self._killed else self._claims.died_reading(slot)
             if reading == "function":
                 started, left = self._claims.stop(slot), left._replace(function=work)
             elif reading == "items":
