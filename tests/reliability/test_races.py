@@ -81,7 +81,10 @@ def read_slowly(notes: Notes) -> int:
     return -3
 
 
-def test_a_worker_that_is_given_up_while_it_reads_the_next_item(method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("for_a_reason", [True, False])
+def test_a_worker_that_is_given_up_while_it_reads_the_next_item(
+    method: str, tmp_path: Path, for_a_reason: bool
+) -> None:
     """Its own item had ended, and nobody had read that; the one that it reads has not begun."""
     notes = Notes(tmp_path)
     with Executor("process", 1, method) as executor:
@@ -92,7 +95,10 @@ def test_a_worker_that_is_given_up_while_it_reads_the_next_item(method: str, tmp
             after = executor.submit(abs, Slow(notes))
             notes.wait_for(1)
             chunk = min(backend._carriers)
-            assert backend.abandon(chunk, 1, TimeoutError("it is late"))
+            if for_a_reason:
+                assert backend.abandon(chunk, 1, TimeoutError("it is late"))
+            else:  # as when Ctrl-C comes while an answer is read
+                backend._carriers[chunk].kill(None)
         assert late.result(PATIENCE) == 1
         assert after.result(PATIENCE) == 3
     assert len(notes.lines()) == 2
