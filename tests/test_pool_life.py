@@ -25,6 +25,7 @@ import pytest
 import parallelkit
 from parallelkit import InitializerFailed, Pool, RemoteError, SerializationError, ThreadPool, WorkerDied
 from programs import faults
+from programs.methods import SPAWN_IS_SLOW
 from programs.watching import METHODS, PATIENCE, run, wait_until_gone
 
 pytestmark = [
@@ -33,7 +34,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=SPAWN_IS_SLOW)
 def context(request: pytest.FixtureRequest) -> Any:
     return parallelkit.get_context(request.param)
 

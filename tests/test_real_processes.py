@@ -26,6 +26,7 @@ from parallelkit import (
     WorkerDied,
 )
 from programs import faults
+from programs.methods import SPAWN_IS_SLOW
 from programs.watching import (
     HERE,
     METHODS,
@@ -45,7 +46,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=SPAWN_IS_SLOW)
 def method(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

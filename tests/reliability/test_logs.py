@@ -35,7 +35,8 @@ from parallelkit import (
 from parallelkit._wire.rules import rules
 from parallelkit.testing import Gate, Notes
 from programs import faults, talking
-from programs.watching import METHODS, run
+from programs.methods import SPAWN_IS_SLOW
+from programs.watching import run
 
 pytestmark = [
     pytest.mark.timeout(60),
@@ -45,7 +46,7 @@ pytestmark = [
 BACKENDS = ["serial", "thread", "process", "asyncio"]
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=SPAWN_IS_SLOW)
 def method(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -26,12 +26,13 @@ from checks import (
 from parallelkit import Executor, ParallelError, TaskTimeout, WorkerDied, pmap, preduce
 from parallelkit.testing import Gate, Notes
 from programs import faults, stuck
+from programs.methods import SPAWN_IS_SLOW
 from programs.watching import METHODS, PATIENCE, wait_until_gone
 
 pytestmark = [pytest.mark.timeout(60), pytest.mark.filterwarnings(FORK_WARNING)]
 
 everywhere = pytest.mark.parametrize("method", EVERYWHERE)
-can_be_left = pytest.mark.parametrize("method", ["thread", *METHODS])
+can_be_left = pytest.mark.parametrize("method", ["thread", *SPAWN_IS_SLOW])
 """Workers that are replaced while they are inside of a plain function."""
 
 LIMIT = 0.5  # seconds; what is in time takes less than a millisecond
