@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pickle import PickleBuffer
 from typing import Any, NamedTuple, NoReturn
 from zlib import crc32
 
@@ -117,10 +118,10 @@ class Trip(NamedTuple):
     def duration(self, index: int) -> float:
         return self.seconds * self.draw(index, "seconds")
 
-    def value(self, index: int) -> tuple[int, bytes]:
+    def value(self, index: int) -> tuple[int, bytes | bytearray]:
         """What the item returns. Of four results one is as large as allowed, most are much smaller."""
         size = int(self.most_bytes * min(1.0, 1.3 * self.draw(index, "bytes") ** 4))
-        return index, bytes([index % 256]) * size
+        return index, load(index, bytes([index % 256]) * size)
 
     def weight(self, index: int) -> float:
         """What the item is in a sum, whose bits depend on the order."""
@@ -131,7 +132,7 @@ class Trip(NamedTuple):
         if self.fate(index) == "arriving":
             return Poison(index, self.faults, self.parent)
         if most_bytes:
-            return Parcel(index, b"x" * int(most_bytes * self.draw(index, "parcel") ** 3))
+            return Parcel(index, load(index, b"x" * int(most_bytes * self.draw(index, "parcel") ** 3)))
         return index
 
     def note(self, index: int, *, ended: bool) -> None:
@@ -143,7 +144,19 @@ class Parcel:
     """An item that is large."""
 
     index: int
-    load: bytes
+    load: bytes | bytearray
+
+
+class Buffer(bytearray):
+    """Bytes that offer their memory to pickles, as an array does."""
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return Buffer, (PickleBuffer(self),)
+
+
+def load(index: int, content: bytes) -> bytes | bytearray:
+    """Bytes, which go through a pipe, or a buffer, which goes through shared memory if it is large."""
+    return content if index % 2 else Buffer(content)
 
 
 @dataclass

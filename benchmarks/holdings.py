@@ -152,12 +152,16 @@ def allocated_blocks() -> int:
 
 
 def resident_bytes() -> int:
-    """Of this process, without what the allocator keeps for later, as far as it can be asked to let go."""
+    """Of this process alone, without what the allocator keeps for later, as far as it can be asked to let go.
+
+    Shared memory is kept warm, and given up when nothing has used it for some seconds.
+    """
     gc.collect()
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
-    return int(psutil.Process().memory_info().rss)
+    info = psutil.Process().memory_info()
+    return int(info.rss - getattr(info, "shared", 0))
 
 
 def growth(samples: Sequence[int]) -> float | None:

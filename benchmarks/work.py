@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from heapq import heappop, heappush
 from itertools import repeat
+from pickle import PickleBuffer
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -20,6 +21,17 @@ SERIAL_SECONDS = 1.0
 
 def square(number: int) -> int:
     return number * number
+
+
+def echo(item: Any) -> Any:
+    return item
+
+
+class Buffer(bytearray):
+    """Bytes that offer their memory to pickles, as an array does."""
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return Buffer, (PickleBuffer(self),)
 
 
 BLOCK = bytes(range(256)) * 8

@@ -33,6 +33,7 @@ LAYERS = {
     "_place": 2,
     "_runs": 2,
     "_worker": 3,
+    "_sharing": 3,
     "_wire": 4,
     "_wire.*": 4,
     "backends.base": 4,

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from parallelkit._wire import pickling
 from parallelkit._wire.exceptions import Packed, pack_exception, unpack_exception
-from parallelkit._wire.pickling import FunctionPickles, dumps, loads
+from parallelkit._wire.pickling import FunctionPickles, dumps, dumps_in_pieces, loads
 from parallelkit.errors import RemoteError, RemoteTraceback, SerializationError
 
 # A script gets `call(function, *arguments)`, which runs it in a worker that lives as long as the script,
@@ -427,6 +429,51 @@ def test_the_import_is_light():
 
 def test_importable_things_go_by_reference():
     assert dumps((len, Path, [1])) == pickle.dumps((len, Path, [1]), 5)
+
+
+LARGE = st.sampled_from([0, 1, 1000, (1 << 16) - 1, 1 << 16, 1 << 17, 300_000])
+LEAVES = st.one_of(
+    st.none(),
+    st.text(max_size=3),
+    LARGE.map(bytes),
+    LARGE.map(bytearray),
+    LARGE.map("ä".__mul__),
+    LARGE.map(lambda size: 1 << size),
+    st.just(len),
+)
+THINGS = st.recursive(
+    LEAVES, lambda inner: st.one_of(st.lists(inner, max_size=4), st.tuples(inner, inner)), max_leaves=8
+)
+
+
+@hypothesis.given(THINGS)
+def test_in_pieces_it_is_the_same(thing: Any):
+    assert b"".join(dumps_in_pieces(thing)) == dumps(thing)
+
+
+def test_large_pieces_are_not_copied():
+    items = [bytes(1 << 20), bytearray(1 << 20)]
+    pieces = dumps_in_pieces(items)
+    assert [piece for piece in pieces if len(piece) > 100] == items
+    assert any(piece is items[0] for piece in pieces)
+    assert any(piece is items[1] for piece in pieces)
+
+
+@pytest.mark.parametrize("large", [None, bytes(1 << 20), 1 << (1 << 23), "x" * (1 << 20)], ids=type)
+@pytest.mark.parametrize("after", [False, True])
+def test_in_pieces_names_of_a_script_are_found(large: Any, after: bool, monkeypatch: pytest.MonkeyPatch):
+    function = types.FunctionType((lambda: 7).__code__, {"__name__": "__main__"}, "main_global")
+    monkeypatch.setattr(sys.modules["__main__"], "main_global", function, raising=False)
+    things = [0] * 20_000 + [large, function, large] if after else [function, large]
+    pieces = dumps_in_pieces(things)
+    assert len(pieces) == 1
+    assert loads(pieces[0])[-2 if after else 0]() == 7
+
+
+def test_in_pieces_what_cannot_be_pickled():
+    with pytest.raises(ValueError, match="down"):
+        dumps_in_pieces([bytes(1 << 20), Moody("down")])
+    assert loads(dumps_in_pieces([lambda: 7])[0])[0]() == 7
 
 
 def test_a_module_registered_by_value():

@@ -8,6 +8,7 @@ TYPE_CHECKING = False  # what typing.TYPE_CHECKING is; importing typing takes as
 if TYPE_CHECKING:
     from ._core.chunks import chunked
     from ._place import current_item
+    from ._sharing import Shared, share
     from ._worker import current_worker
     from .cpus import cpu_count
     from .errors import (
@@ -31,6 +32,7 @@ __all__ = [
     "RemoteError",
     "RemoteTraceback",
     "SerializationError",
+    "Shared",
     "TaskTimeout",
     "ThreadPool",
     "WorkerDied",
@@ -43,11 +45,13 @@ __all__ = [
     "pmap",
     "pmap_reduce",
     "preduce",
+    "share",
 ]
 
 _HOMES = {
     "Executor": "executor",
     "Pool": "pool",
+    "Shared": "_sharing",
     "ThreadPool": "pool",
     "chunked": "_core.chunks",
     "cpu_count": "cpus",
@@ -58,6 +62,7 @@ _HOMES = {
     "pmap": "functional",
     "pmap_reduce": "functional",
     "preduce": "functional",
+    "share": "_sharing",
 }
 
 

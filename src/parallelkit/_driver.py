@@ -394,8 +394,7 @@ class Driver:
         if call not in self._calls:  # it ended meanwhile, and asked for this too early
             with self._lock:
                 self.backend.take_back(flight.chunk_id, unstarted)
-
-    # Book-keeping
+                self.backend.forget(work)
 
     def _count_workers(self) -> None:
         for call in self._calls:

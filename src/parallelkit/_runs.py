@@ -66,6 +66,7 @@ class MapRun:
             except BaseException as caught:
                 error = caught
             self._failures[self.ended] = as_item_error(error)
+            del error  # its traceback has this frame, and those of the item: they would keep each other alive
             self._values.append(None)
             self.stop = self.ended
             if self._journal is not None:

@@ -87,7 +87,7 @@ class Work:
 
     def _here(self) -> None:
         """What does not travel."""
-        self.packed: tuple[int, bytes] | None = None
+        self.packed: Any = None
         self.items_run = 0
         self.one_by_one = True
 

@@ -33,6 +33,7 @@ from ._options import (
 )
 from ._work import Work, harmless
 from .backends import Backend, new_backend
+from .backends.base import Stats
 from .errors import WorkerDied
 
 if TYPE_CHECKING:
@@ -64,8 +65,8 @@ class Executor(concurrent.futures.Executor):
         initializer, initargs: called in each worker before its first item.
         finalizer: called in each worker, without arguments, when it leaves in good order.
         max_tasks_per_child: process only: a worker is replaced after this many items, between two of them.
-        max_memory_per_child: process only: a worker that has more in memory (its resident set, in bytes) is
-            replaced, between two items.
+        max_memory_per_child: process only: a worker that has more in memory (its resident set without what
+            it shares with others, in bytes) is replaced, between two items.
         thread_name_prefix: thread and asyncio only.
 
     Raises:
@@ -264,6 +265,17 @@ class Executor(concurrent.futures.Executor):
             KeyedCombine(combine), iterable, map=KeyedMap(mapper, combine), initial={}, **options
         )
         return merged
+
+    def stats(self) -> Stats:
+        """What travelled to worker processes and back, in bytes, since this executor was made.
+
+        With threads and coroutines nothing travels, and all of it is zero.
+
+        Returns:
+            `Stats`, a named tuple: `sent_through_pipes`, `received_through_pipes`, `sent_through_memory`,
+            `received_through_memory`, and `copies`, the number of large buffers that were copied.
+        """
+        return self._backend.stats()
 
     # The end
 

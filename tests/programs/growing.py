@@ -17,7 +17,8 @@ _leaked: list[Any] = []
 
 def rss(item: object = None) -> int:
     """The resident memory of this process, in bytes."""
-    return int(psutil.Process().memory_info().rss)
+    info = psutil.Process().memory_info()
+    return int(info.rss - getattr(info, "shared", 0))
 
 
 def leak_at(places: tuple[int, ...], runs: str, item: int) -> tuple[int, int]:

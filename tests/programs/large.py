@@ -13,7 +13,7 @@ BYTES = 16 << 20
 
 
 def new(kind: str) -> Any:
-    if kind == "bytes":
+    if kind == "pipe":
         return bytes(BYTES)
     import numpy as np
 

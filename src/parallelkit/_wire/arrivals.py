@@ -11,7 +11,7 @@ import io
 import pickle
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -63,7 +63,8 @@ def unpack(
     code: bytes,
     data: Mapping[tuple[str, str], bytes | Stuck],
     payload: bytes,
-    load: Callable[[bytes], Any] = pickle.loads,
+    buffers: Sequence[Any] = (),
+    load: Callable[..., Any] = pickle.loads,
 ) -> Any:
     """Take a shipment in and give what it was made for; raises what unpickling raises."""
     if is_parent(sender):
@@ -72,7 +73,7 @@ def unpack(
     else:
         _add_code(names, code)
         _add_data(data)
-    return load(payload)
+    return load(payload, buffers=buffers)
 
 
 def _fingerprint(pickled: bytes | Stuck) -> Fingerprint:

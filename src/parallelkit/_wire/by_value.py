@@ -54,15 +54,15 @@ from .arrivals import (
     received_names,
     unpack,
 )
-from .pickling import dumps_by_reference
+from .pickling import Buffers, dumps_by_reference
 
 
-def dumps_by_value(obj: object, to_parent: bool = False) -> bytes:
+def dumps_by_value(obj: object, to_parent: bool = False, buffers: Buffers | None = None) -> bytes:
     """Pickle `obj` with all it needs of `__main__`; raises what pickling it raises.
 
     With `to_parent`, names that this process got from its parent are not shipped back.
     """
-    return _Shipment(leave_out_received=to_parent).pack(obj)
+    return _Shipment(leave_out_received=to_parent).pack(obj, buffers)
 
 
 class _Parcel:
@@ -85,13 +85,14 @@ class _Shipment:
         self._visited = received_names() if leave_out_received else set()
         self._open_code_stream()
 
-    def pack(self, obj: object) -> bytes:
-        payload, wanted = self._pickle_by_value(obj)
+    def pack(self, obj: object, buffers: Buffers | None) -> bytes:
+        kept: list[pickle.PickleBuffer] = []  # they travel as parts of the parcel
+        payload, wanted = self._pickle_by_value(obj, None if buffers is None else kept.append)
         self._visit(wanted)
-        if not self.code and not self.data:
+        if not self.code and not self.data and not kept:
             return payload
-        code = self._code_file.getvalue()
-        return pickle.dumps(_Parcel(os.getpid(), tuple(self.code), code, self.data, payload), 5)
+        parcel = _Parcel(os.getpid(), tuple(self.code), self._code_file.getvalue(), self.data, payload, kept)
+        return pickle.dumps(parcel, 5, buffer_callback=buffers)
 
     def _visit(self, wanted: _Wanted) -> None:
         # Depth first, and what a value needs goes in before the value: rebuilding it may run
@@ -143,9 +144,11 @@ class _Shipment:
         plain = dumps_by_reference(obj)
         return self._pickle_by_value(obj) if plain is None else (plain, _Wanted())
 
-    def _pickle_by_value(self, obj: object) -> tuple[bytes, _Wanted]:
+    def _pickle_by_value(
+        self, obj: object, keep: Callable[[pickle.PickleBuffer], object] | None = None
+    ) -> tuple[bytes, _Wanted]:
         file = io.BytesIO()
-        pickler = ByValuePickler(file, self.namespace, defines_main=False)
+        pickler = ByValuePickler(file, self.namespace, defines_main=False, keep=keep)
         pickler.dump(obj)
         return file.getvalue(), pickler.take_wanted()
 
@@ -165,7 +168,13 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle h
     `__main__`; without, it mentions them by name. Either way it notes the names.
     """
 
-    def __init__(self, file: io.BytesIO, namespace: dict[str, Any], defines_main: bool):
+    def __init__(
+        self,
+        file: io.BytesIO,
+        namespace: dict[str, Any],
+        defines_main: bool,
+        keep: Callable[[pickle.PickleBuffer], object] | None = None,
+    ):
         # One exact dict: the C pickler looks it up without a Python call, unlike cloudpickle's ChainMap.
         self.dispatch_table = {
             **_multiprocessing_reducers(),
@@ -173,7 +182,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc] # cloudpickle h
             **cloudpickle.Pickler._dispatch_table,
             **_NAMED_REDUCERS,
         }
-        super().__init__(file, protocol=5)
+        super().__init__(file, protocol=5, buffer_callback=keep)
         self._namespace = namespace
         self._defines_main = defines_main
         self._wanted = _Wanted()

@@ -1,6 +1,7 @@
 """Frames on a byte stream: a fixed head that can always be read, and two payloads that may not.
 
-    head     kind, flags, slot, number, first, second, seconds, sizes of the payloads
+    head     kind, flags, slot, number, first, second, seconds, sizes of what follows
+    places   where the large buffers of the values or items are, which do not come through the pipe
     body     pickled work or values
     extra    pickled items or failures
 
@@ -30,6 +31,7 @@ __all__ = [
     "ONCE",
     "PIECE_BYTES",
     "RECORDS",
+    "SHARED",
     "UNRETRIABLE",
     "Frame",
     "FrameReader",
@@ -39,7 +41,7 @@ __all__ = [
     "is_readable",
 ]
 
-_HEAD = struct.Struct("=BBHxxxxqqqdQQ")
+_HEAD = struct.Struct("=BBHIqqqdQQ")
 _READ_BYTES = 65536
 _JOIN_BYTES = 4096  # up to here copying is cheaper than writing in parts
 
@@ -54,11 +56,14 @@ class Kind(IntEnum):
     FORGET = 2  # first: key of a work that will not be used any more
     LEAVE = 3  # end in good order
     RULES = 4  # extra: levels of loggers and filters of warnings, from now on
+    WORK = 5  # first: key of a work, or of a shared value, that chunks name from now on; body: it
+    TRIM = 6  # let the system have the pages of free blocks
     READY = 10  # the initializer is through
     BROKEN = 11  # the initializer raised; extra: the exception
     SETTLED = 12  # number: chunk, first, second: items from, to; values, failures
     REJECTED = 13  # number: chunk; extra: failures, on unpickling its work or items
     TOLD = 14  # number: of a record or a warning; extra: a piece of it
+    LET_GO = 15  # first: key of a work whose large buffers nobody has any more
 
 
 LAST = 1
@@ -71,6 +76,8 @@ MORE = 1
 """TOLD: another piece of it comes."""
 ONCE = 1
 """CHUNK: the work comes with this chunk and for it alone."""
+SHARED = 1
+"""WORK: it is a shared value."""
 FUNCTION = 2
 """CHUNK: the work is a plain function, to be called with (args, kwargs)."""
 
@@ -85,14 +92,19 @@ class Frame(NamedTuple):
     seconds: float = 0.0
     body: bytes = b""
     extra: bytes = b""
+    places: bytes = b""
 
     def parts(self, slot: int, with_body: bool) -> list[bytes]:
         """The bytes to write, one after the other; the slot is known last, and whether the body is needed."""
-        kind, flags, _, number, first, second, seconds, body, extra = self
+        kind, flags, _, number, first, second, seconds, body, extra, places = self
         if not with_body:
             body = b""
         body_size, extra_size = len(body), len(extra)
-        head = _HEAD.pack(kind, flags, slot, number, first, second, seconds, body_size, extra_size)
+        head = _HEAD.pack(
+            kind, flags, slot, len(places), number, first, second, seconds, body_size, extra_size
+        )
+        if places:
+            head += places
         return [head + body + extra] if body_size + extra_size < _JOIN_BYTES else [head, body, extra]
 
 
@@ -112,6 +124,7 @@ class FrameReader:
         self._fd = fd
         self._buffer = bytearray()
         self._rest: memoryview | None = None  # the unfilled end of a large frame's own buffer
+        self.bytes_read = 0
 
     def read(self) -> list[Frame]:
         """Read once; return the frames that are complete now.
@@ -124,6 +137,7 @@ class FrameReader:
             got = os.readv(self._fd, [self._rest])
             if not got:
                 raise EOFError
+            self.bytes_read += got
             self._rest = self._rest[got:]
             if len(self._rest):
                 return []
@@ -132,6 +146,7 @@ class FrameReader:
             data = os.read(self._fd, _READ_BYTES)
             if not data:
                 raise EOFError
+            self.bytes_read += len(data)
             if not self._buffer and (frame := _only_frame(data)) is not None:
                 return [frame]
             self._buffer += data
@@ -142,8 +157,9 @@ class FrameReader:
         buffer, start = self._buffer, 0
         while len(buffer) - start >= _HEAD.size:
             head = _HEAD.unpack_from(buffer, start)
-            body_size, extra_size = head[7:]
-            body = start + _HEAD.size
+            places_size, body_size, extra_size = head[3], head[8], head[9]
+            places = start + _HEAD.size
+            body = places + places_size
             extra = body + body_size
             end = extra + extra_size
             if len(buffer) < end:
@@ -152,7 +168,8 @@ class FrameReader:
                     return frames
                 break
             view = memoryview(buffer)
-            frames.append(Frame._make((*head[:7], bytes(view[body:extra]), bytes(view[extra:end]))))
+            payloads = bytes(view[body:extra]), bytes(view[extra:end]), bytes(view[places:body])
+            frames.append(Frame._make((*head[:3], *head[4:8], *payloads)))
             view.release()
             start = end
         del buffer[:start]
@@ -171,11 +188,15 @@ def _only_frame(data: bytes) -> Frame | None:
     """The frame that these bytes are, as in most round trips; None where they are more or less than one."""
     if len(data) < _HEAD.size:
         return None
-    head = _HEAD.unpack_from(data)
-    extra = _HEAD.size + head[7]
-    if len(data) != extra + head[8]:
+    kind, flags, slot, places_size, number, first, second, seconds, body_size, extra_size = _HEAD.unpack_from(
+        data
+    )
+    body = _HEAD.size + places_size
+    extra = body + body_size
+    if len(data) != extra + extra_size:
         return None
-    return Frame._make((*head[:7], data[_HEAD.size : extra], data[extra:]))
+    places = data[_HEAD.size : body] if places_size else b""
+    return Frame(kind, flags, slot, number, first, second, seconds, data[body:extra], data[extra:], places)
 
 
 class FrameWriter:
@@ -184,10 +205,13 @@ class FrameWriter:
     def __init__(self, fd: int):
         self._fd = fd
         self._backlog: deque[memoryview] = deque()
+        self.bytes_written = 0  # or to be written
 
     def write(self, frame: Frame, slot: int = 0, *, with_body: bool = True) -> bool:
         """Write a frame, or put it behind those that wait; whether nothing waits now."""
         parts = frame.parts(slot, with_body)
+        size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+        self.bytes_written += size
         if self._backlog:
             self._backlog.extend(memoryview(part) for part in parts)
             return False
@@ -195,7 +219,7 @@ class FrameWriter:
             written = os.writev(self._fd, parts)
         except BlockingIOError:
             written = 0
-        if written == (len(parts[0]) if len(parts) == 1 else sum(map(len, parts))):
+        if written == size:
             return True
         self._backlog.extend(memoryview(part) for part in parts)
         self._drop(written)

@@ -27,12 +27,14 @@ class Heritage:
             if _name_of(value) is not None
         }
 
-    def dumps(self, obj: object) -> bytes | None:
+    def dumps(self, obj: object, buffers: Any = None) -> bytes | None:
         """The plain pickle of `obj`; None where it fails, or mentions what was not inherited as it is."""
         file = io.BytesIO()
         try:
-            _Pickler(file, self._globals).dump(obj)
+            _Pickler(file, self._globals, buffers).dump(obj)
         except Exception:
+            if buffers is not None:
+                buffers.undo()
             self._forget_what_changed()
             return None
         return file.getvalue()
@@ -46,8 +48,8 @@ class Heritage:
 
 
 class _Pickler(ForkingPickler):
-    def __init__(self, file: io.BytesIO, inherited: dict[str, object]):
-        super().__init__(file, 5)
+    def __init__(self, file: io.BytesIO, inherited: dict[str, object], buffers: Any):
+        super().__init__(file, 5, True, buffers)
         self._inherited = inherited
 
     def reducer_override(self, obj: Any) -> Any:

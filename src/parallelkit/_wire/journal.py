@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import pickle
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..errors import SerializationError
+from .originals import LEAST_BYTES
 from .pickling import has_handles, is_plain, salvage
 
 __all__ = ["HEAD_WORDS", "JOURNAL_BYTES", "Ended", "Journal", "load_values", "read_journal", "split"]
@@ -87,10 +89,14 @@ class Journal:
             self._skip -= 1
             self.leave_out(values)
             return False
+        large: list[pickle.PickleBuffer] = []
         try:
-            pickled = pickle.dumps(values, 5)
+            pickled = pickle.dumps(values, 5, buffer_callback=partial(_set_aside, large))
         except BaseException:  # the report will say so, or send it by value
             return self.leave_out(values)
+        if large:  # they do not fit in here, and the report has a better way for them
+            self.leave_out(values)
+            return False
         length = len(pickled)
         used = self._used + _RECORD_BYTES + length
         if used > self._most:
@@ -163,13 +169,24 @@ def read_journal(words: memoryview[int], at: int, room: memoryview) -> Ended:
     return Ended(number, values, failures, begun)
 
 
-def load_values(pickled: bytes | memoryview, items: int) -> tuple[Any, dict[int, BaseException]]:
+def _set_aside(large: list[pickle.PickleBuffer], buffer: pickle.PickleBuffer) -> bool:
+    """Take a large buffer out of a pickle; whether it stays there."""
+    with memoryview(buffer) as memory:
+        if memory.nbytes < LEAST_BYTES:
+            return True
+    large.append(buffer)
+    return False
+
+
+def load_values(
+    pickled: bytes | memoryview, items: int, buffers: Sequence[Any] = ()
+) -> tuple[Any, dict[int, BaseException]]:
     """The values in the pickle of a list; the offsets of those that broke on unpickling, and why."""
     try:
-        return pickle.loads(pickled), {}
+        return pickle.loads(pickled, buffers=buffers), {}
     except BaseException as error:
         try:
-            values, broken = salvage(bytes(pickled))
+            values, broken = salvage(bytes(pickled), buffers)
         except SerializationError:
             values, broken = [None] * items, {}
         return values, {**broken} or dict.fromkeys(range(len(values)), error)

@@ -6,6 +6,7 @@ import os
 import select
 import selectors
 import threading
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from functools import partial
 from multiprocessing import process as processes
@@ -81,6 +82,10 @@ class Owner(Protocol):
 
     def new_process(self, worker: int, chunks: Any, answers: Any, claims: ClaimTable) -> Any:
         """A worker process, not started yet, with its ends of two pipes."""
+        ...
+
+    def on_send(self, peer: Peer, frame: Frame) -> bool:
+        """A chunk, or a work, is about to be sent to a worker that lives. False: not this one any more."""
         ...
 
     def on_frame(self, peer: Peer, frame: Frame) -> None:
@@ -162,8 +167,8 @@ class Peer:
 
     # Down
 
-    def send_chunk(self, frame: Frame, chunk: Chunk) -> bool:
-        """Send a chunk, if the worker lives; whether it does."""
+    def send_chunk(self, frame: Frame, chunk: Chunk, before: Iterable[Frame] = ()) -> bool:
+        """Send a chunk, after the works that it needs and that go alone, if the worker lives; whether so."""
         now = rules()
         with self._lock:
             if self._gone:
@@ -171,6 +176,12 @@ class Peer:
             if now is not self._rules:
                 self._rules = now
                 self._write(Frame(Kind.RULES, extra=now))
+            for work in before:
+                # Without its work, where the call is over already, the chunk is rejected.
+                if work.first not in self._knows and self._owner.on_send(self, work):
+                    self._knows.add(work.first)
+                    self._write(work)
+            self._owner.on_send(self, frame)
             slot = self._free_slots.pop()
             self._claims.open(slot, len(chunk))
             self._chunks[frame.number] = chunk, slot, frame.first
@@ -180,11 +191,20 @@ class Peer:
             self._write(frame, slot, with_body=not known)
             return True
 
+    def learn(self, key: int) -> None:
+        """It has this since it was started."""
+        self._knows.add(key)
+
     def forget(self, key: int) -> None:
         with self._lock:
             if key in self._knows:
                 self._knows.discard(key)
                 self._write(Frame(Kind.FORGET, first=key))
+
+    def trim(self) -> None:
+        with self._lock:
+            if not self._gone:
+                self._write(Frame(Kind.TRIM))
 
     def leave(self) -> None:
         self.expendable = True
@@ -331,6 +351,11 @@ class Peer:
                     self._selector.unregister(self._down_fd)
                 self._up.close()
                 self._down.close()
+
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """Bytes that were sent and received through its pipes."""
+        return self._writer.bytes_written, self._reader.bytes_read
 
     def is_inside(self) -> bool:
         """Whether the calling thread holds the lock."""

@@ -13,9 +13,10 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Sequence, Set
+from contextlib import suppress
 from operator import is_not
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ..errors import SerializationError
 from .heritage import Heritage
@@ -23,6 +24,7 @@ from .heritage import Heritage
 __all__ = [
     "FunctionPickles",
     "dumps",
+    "dumps_in_pieces",
     "follow",
     "has_handles",
     "is_immutable",
@@ -33,24 +35,70 @@ __all__ = [
 ]
 
 
-def dumps(obj: object, to_parent: bool = False, heritage: Heritage | None = None) -> bytes:
+class Buffers(Protocol):
+    """What takes buffers out of a pickle, as its `buffer_callback`."""
+
+    def __call__(self, buffer: pickle.PickleBuffer, /) -> object:
+        """Something true where the buffer stays in the pickle."""
+        ...
+
+    def undo(self) -> None:
+        """What was pickled so far is pickled in another way."""
+        ...
+
+
+def dumps(
+    obj: object,
+    to_parent: bool = False,
+    heritage: Heritage | None = None,
+    buffers: Buffers | None = None,
+) -> bytes:
     """Pickle `obj`, by reference where that is enough, else by value.
 
     `to_parent` is for a worker's answers: what the worker got from its parent's
     `__main__` is then only named. Without it the answer is as good, only longer.
     `heritage` is what both sides have of the parent's `__main__` since a fork.
+    `buffers` takes large buffers out of it: `loads` needs them, in turn.
 
     Raises what the pickler raises, unchanged.
     """
-    pickled = dumps_by_reference(obj, heritage)
+    pickled = dumps_by_reference(obj, heritage, buffers)
     if pickled is not None:
         return pickled
     from .by_value import dumps_by_value
 
-    return dumps_by_value(obj, to_parent)
+    return dumps_by_value(obj, to_parent, buffers)
 
 
-loads: Callable[[bytes], Any] = pickle.loads
+def dumps_in_pieces(
+    obj: object,
+    to_parent: bool = False,
+    heritage: Heritage | None = None,
+    buffers: Buffers | None = None,
+) -> list[bytes]:
+    """What `dumps` gives, in pieces. The large ones are bytes of `obj` itself: they are not copied.
+
+    For what is small, this takes twice as long.
+    """
+    pieces = _Pieces()
+    with suppress(Exception):
+        pickle.Pickler(pieces, 5, buffer_callback=buffers).dump(obj)
+        if all(is_plain(bytes(piece[:_NAMED_BYTES])) for piece in pieces):
+            return pieces
+    if buffers is not None:
+        buffers.undo()
+    return [dumps(obj, to_parent, heritage, buffers)]
+
+
+class _Pieces(list[bytes]):
+    write = list.append
+
+
+# A frame of the pickler ends with what makes it longer than 64 KiB: what is longer has no names behind that.
+_NAMED_BYTES = 1 << 17
+
+loads: Callable[..., Any] = pickle.loads
+"""Give it `buffers=` where `dumps` had some."""
 
 
 def follow(parent: int) -> None:
@@ -70,20 +118,24 @@ def is_parent(sender: int) -> bool:
 _followed: int | None = None
 
 
-def dumps_by_reference(obj: object, heritage: Heritage | None = None) -> bytes | None:
+def dumps_by_reference(
+    obj: object, heritage: Heritage | None = None, buffers: Buffers | None = None
+) -> bytes | None:
     """The plain pickle of `obj`, None where it fails or something in it must travel by value."""
     try:
-        pickled = pickle.dumps(obj, 5)
+        pickled = pickle.dumps(obj, 5, buffer_callback=buffers)
     except Exception:
         pickled = None
+    if pickled is not None and is_plain(pickled):
+        return pickled
+    if buffers is not None:
+        buffers.undo()
     if pickled is not None:
-        if is_plain(pickled):
-            return pickled
         if _registered_by_value() and _mentions_registered(pickled):
             return None
         if _MAIN not in pickled:
             return _dumps_handles(obj)
-    return None if heritage is None else heritage.dumps(obj)
+    return None if heritage is None else heritage.dumps(obj, buffers)
 
 
 # A mention of a global holds the name of its module, "__main__" or "__mp_main__". These bytes may be there by
@@ -176,18 +228,29 @@ class FunctionPickles:
         self._retired: list[int] = []
         self._registered: Set[str] = frozenset()
 
-    def of(self, function: Callable[..., Any]) -> tuple[int, bytes]:
-        """The key (unique in this process) and the pickle of `function`.
-
-        Raises what `dumps` raises.
-        """
+    def known(self, function: Callable[..., Any]) -> tuple[int, bytes] | None:
+        """The key and the pickle of a function that is kept, if that is still a true picture of it."""
         if _registered_by_value() != self._registered:
             self._forget_all()
         entry = self._entries.pop(id(function), None)
-        if entry is not None and (entry.picture is None or entry.picture.is_true()):
-            self._entries[id(function)] = entry
+        if entry is None:
+            return None
+        self._entries[id(function)] = entry  # the last that was used
+        if entry.picture is None or entry.picture.is_true():
             return entry.key, entry.pickled
-        pickled, picture = _pickle_watched(function, self._heritage)
+        return None
+
+    def of(self, function: Callable[..., Any], buffers: Buffers | None = None) -> tuple[int, bytes]:
+        """The key (unique in this process) and the pickle of `function`.
+
+        Where `buffers` took something out of it, it is not kept.
+
+        Raises what `dumps` raises.
+        """
+        if (known := self.known(function)) is not None:
+            return known
+        entry = self._entries.pop(id(function), None)
+        pickled, picture = _pickle_watched(function, self._heritage, buffers)
         if entry is not None:
             if (
                 entry.pickled == pickled and picture is not None
@@ -292,15 +355,17 @@ class _Picture(NamedTuple):
         return len(sys.modules) == self.modules and all(snapshot.is_true() for snapshot in self.snapshots)
 
 
-def _pickle_watched(function: Callable[..., Any], heritage: Heritage | None) -> tuple[bytes, _Picture | None]:
-    pickled = dumps_by_reference(function, heritage)
+def _pickle_watched(
+    function: Callable[..., Any], heritage: Heritage | None, buffers: Buffers | None
+) -> tuple[bytes, _Picture | None]:
+    pickled = dumps_by_reference(function, heritage, buffers)
     if pickled is not None:
         return pickled, None
     from .by_value import dumps_by_value
 
     # The picture is taken before and checked after: another thread may rebind a global meanwhile.
     picture = _picture_of(function) if isinstance(function, FunctionType) else None
-    pickled = dumps_by_value(function)
+    pickled = dumps_by_value(function, buffers=buffers)
     return pickled, picture if picture is not None and picture.is_true() else None
 
 
@@ -373,7 +438,7 @@ def _is_reference(pickled: bytes) -> bool:
 # ---------------------------------------------------------------- lists that load in part
 
 
-def salvage(data: bytes) -> tuple[list[object], dict[int, Exception]]:
+def salvage(data: bytes, buffers: Iterable[Any] = ()) -> tuple[list[object], dict[int, Exception]]:
     """Load the pickle of a list some of whose items break on loading.
 
     Returns the list, with None for each broken item, and the exceptions by offset.
@@ -381,4 +446,4 @@ def salvage(data: bytes) -> tuple[list[object], dict[int, Exception]]:
     """
     from . import salvaging
 
-    return salvaging.salvage(data)
+    return salvaging.salvage(data, buffers)

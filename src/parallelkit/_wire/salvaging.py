@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..errors import SerializationError
@@ -20,11 +20,11 @@ from .by_value import ByValuePickler
 from .pickling import as_exception
 
 
-def salvage(data: bytes) -> tuple[list[object], dict[int, Exception]]:
+def salvage(data: bytes, buffers: Iterable[Any] = ()) -> tuple[list[object], dict[int, Exception]]:
     """What `pickling.salvage` promises."""
     broken = _BrokenObjects()
     try:
-        items = _SalvagingUnpickler(data, broken).load()
+        items = _SalvagingUnpickler(data, broken, buffers).load()
     except BaseException as exc:
         raise SerializationError(f"a pickle from another process is damaged: {exc!r}") from exc
     if not isinstance(items, list):
@@ -94,8 +94,8 @@ class _SalvagingUnpickler(pickle._Unpickler):
     append: Callable[[Any], None]
     pop_mark: Callable[[], list[Any]]
 
-    def __init__(self, data: bytes, broken: _BrokenObjects):
-        super().__init__(io.BytesIO(data))
+    def __init__(self, data: bytes, broken: _BrokenObjects, buffers: Iterable[Any] = ()):
+        super().__init__(io.BytesIO(data), buffers=buffers)
         self.broken = broken
 
     def find_class(self, module: str, name: str) -> Any:
@@ -107,8 +107,8 @@ class _SalvagingUnpickler(pickle._Unpickler):
             return functools.partial(found, load=self._load_nested)
         return found
 
-    def _load_nested(self, data: bytes) -> Any:
-        return _SalvagingUnpickler(data, self.broken).load()
+    def _load_nested(self, data: bytes, *, buffers: Iterable[Any] = ()) -> Any:
+        return _SalvagingUnpickler(data, self.broken, buffers).load()
 
     def creating(self, opcode: Opcode, operands: int) -> None:
         """Run an opcode that takes a callable and its arguments off the stack, and puts an object there."""

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from multiprocessing import parent_process, reduction
+from multiprocessing import parent_process
 from multiprocessing.connection import Connection
-from operator import attrgetter
 from time import perf_counter
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from .._core.outcome import Outcomes
+from .._sharing import forget_arrived, keep_arrived
 from .._work import Work
 from .._worker import Worker
 from ..errors import InitializerFailed, SerializationError
-from .claims import Allowance, ClaimTable, anonymous_file
+from .arena import Arena
+from .claims import Allowance, ClaimTable
 from .exceptions import pack_exception
 from .frames import (
     FUNCTION,
     LAST,
     ONCE,
     RECORDS,
+    SHARED,
     UNRETRIABLE,
     Frame,
     FrameReader,
@@ -36,79 +39,27 @@ from .frames import (
 )
 from .heritage import Heritage
 from .logs import tell_parent
+from .native_threads import limit_native_threads
+from .outgoing import Outgoing
 from .pickling import dumps, follow, loads, salvage, unpicklable
+from .placing import OutOfBand, Writer, whole
+from .portable import Portable
 from .rules import Rules
 
-__all__ = ["Portable", "WorkerName", "serve"]
+__all__ = ["serve"]
 
 LOOKOUT_SECONDS = 0.0002  # benchmarks/constants.py
 """How long a worker stays awake for the next chunk: a few times what it takes to wake it."""
 
-MOST_IN_PIPE = 16_384
-"""Bytes with which a process may be started. Of more than a pipe holds, spawn waits for ever to write the
-rest if the process ends before it has read them; so they go in a file."""
-
 MOST_SHOWN = 1000
 """Characters of the `repr()` of a result that an error carries."""
-
-_LEAVE_MAIN_ALONE = (
-    "vars(__import__('multiprocessing.spawn', fromlist=['*']))"
-    ".update(_fixup_main_from_name=id, _fixup_main_from_path=id) or name"
-)
-
-
-class WorkerName(str):
-    """The name of a worker process, which keeps that process from importing the user's main module.
-
-    multiprocessing imports the main module in a process that it did not fork, which runs a script again
-    that has no main guard. The name is the first thing of ours that such a process reads. Reading it makes
-    the import do nothing; in that process alone, and whether or not parallelkit can be imported yet.
-    """
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return eval, (_LEAVE_MAIN_ALONE, {"name": str(self)})
-
-
-class Portable:
-    """An object that travels to a worker as the worker starts, by value if need be.
-
-    Only then may locks, queues and shared arrays of multiprocessing travel. It is unpickled when it is asked
-    for: what the script defines then meets the `__main__` that the worker keeps.
-    """
-
-    def __init__(self, value: Any, pickled: bytes | None = None):
-        self._value = value
-        self._pickled = pickled
-        self._fd = -1
-
-    @property
-    def value(self) -> Any:
-        return self._value if self._pickled is None else loads(self._pickled)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        pickled = dumps(self._value)
-        if len(pickled) <= MOST_IN_PIPE:
-            return Portable, (None, pickled)
-        self._fd = anonymous_file(len(pickled))
-        with os.fdopen(os.dup(self._fd), "wb") as file:
-            file.write(pickled)
-        return _portable, (reduction.DupFd(self._fd),)
-
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-
-
-def _portable(duplicate: Any) -> Portable:
-    with os.fdopen(duplicate.detach(), "rb") as file:
-        file.seek(0)
-        return Portable(None, file.read())
 
 
 def serve(
     chunks: Connection,
     answers: Connection,
     claims: ClaimTable,
+    arena: Arena | None,
     index: int,
     parent: int,
     initializer: Portable,
@@ -118,11 +69,13 @@ def serve(
     forked: bool,
     inherits: bool,
     rules: bytes,
+    native_threads: int,
 ) -> None:
     """Serve one parent until it says LEAVE, or is gone.
 
     Args:
         chunks, answers: the ends of two pipes, to read from and to write to.
+        arena: where large buffers are; None where all goes through the pipes.
         parent: its process id.
         initializer: a function, perhaps pickled, or None, and its arguments.
         finalizer: a pickled function.
@@ -131,6 +84,7 @@ def serve(
         forked: this process is a copy of the parent, with its main module.
         inherits: what it has of that goes by name.
         rules: see `rules`.
+        native_threads: how many libraries may use in this process.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     if hasattr(signal, "pthread_sigmask"):
@@ -139,10 +93,11 @@ def serve(
     if not forked:
         # Functions of the user's script live here, apart from the names that multiprocessing needs.
         sys.modules["__main__"] = ModuleType("__main__")
+    limit_native_threads(native_threads)
     follow(parent)
 
     def initialize() -> object:
-        function, arguments = server.rules.arrive(attrgetter("value"), initializer)
+        function, arguments = server.rules.arrive(initializer.load, server.receive)
         if isinstance(function, bytes):
             function = server.rules.arrive(loads, function)
         return None if function is None else function(*arguments)
@@ -153,7 +108,11 @@ def serve(
     worker = Worker(index, initialize, finalize)
     allowance = Allowance(max_tasks, max_memory, None if max_memory is None else resident_bytes())
     server = _Server(chunks.fileno(), answers.fileno(), claims, worker, allowance)
-    server.heritage = Heritage() if inherits else None
+    if arena is not None:
+        arena.adopt()
+        server.arena, server.results = arena, Writer(arena, index + 1)
+    if inherits:
+        server.outgoing = Outgoing(True, Heritage())
     server.rules = tell_parent(server.writer, index, rules)
     try:
         worker.enter()
@@ -175,11 +134,15 @@ class _Server:
         self._journal = claims.journal()
         self._allowance = allowance
         self._works: dict[int, Work] = {}
+        self._failed = False  # something of the chunk that is run
+        self._unread: dict[int, tuple[Any, Sequence[Any]]] = {}
         self._unreadable: dict[int, Exception] = {}
         self._lookout = Lookout(chunks)
         self._pid = os.getpid()
         self._thread = threading.get_ident()
-        self.heritage: Heritage | None = None
+        self.outgoing = Outgoing(True, None)
+        self.arena: Arena | None = None
+        self.results: Writer | None = None
         self.rules: Rules
 
     def run(self) -> None:
@@ -193,12 +156,18 @@ class _Server:
                     if frame.kind == Kind.LEAVE:
                         return
                     if frame.kind == Kind.FORGET:
-                        self._works.pop(frame.first, None)
-                        self._unreadable.pop(frame.first, None)
+                        self._forget(frame.first)
+                    elif frame.kind == Kind.WORK:
+                        self._keep_unread(frame)
+                    elif frame.kind == Kind.TRIM:
+                        if self.results is not None:
+                            self.results.trim()
                     elif frame.kind == Kind.RULES:
                         self.rules.obey(frame.extra)
                     else:
                         self._run_chunk(frame)
+                        if self._failed and frame.places:
+                            gc.collect()  # exceptions keep each other alive, and with them large buffers
                         if self._allowance.spent:
                             return
                     del frame  # an idle worker keeps nothing of the user's alive
@@ -212,25 +181,60 @@ class _Server:
             os._exit(0)
         self.writer.write(frame)
 
+    def _forget(self, key: int) -> None:
+        self._works.pop(key, None)
+        self._unread.pop(key, None)
+        forget_arrived(key)
+        if self.arena is not None:
+            self.arena.forget(key)
+        if self._unreadable.pop(key, None) is not None:
+            gc.collect()
+
     def _run_chunk(self, frame: Frame) -> None:
-        self._claims.note_reading(frame.slot, "function")
+        self._failed = False
         try:
+            # First of all: a block of which nobody has had a view does not go back.
+            buffers = self.arena.views(0, frame.places) if self.arena is not None and frame.places else []
+            self._claims.note_reading(frame.slot, "function")
             work = self._work(frame)
         except SerializationError as error:
             self._reject(frame, {-1: error})  # of no item: of all
             return
         self._claims.note_reading(frame.slot, "items")
+        pickled, rest = whole(frame.extra, buffers)
         try:
-            items = self.rules.arrive(loads, frame.extra)
+            items = self.rules.arrive(partial(loads, buffers=rest), pickled)
         except BaseException:
-            failures = self._failures_on_loading(frame)
+            failures = self._failures_on_loading(frame.second, pickled, rest)
             self._reject(frame, failures)
             return
+        del pickled, rest, buffers  # they live as long as the items that are made of them
         self._allowance.begin(frame.first, work.task_items, len(items))
         claim = self._claims.claim(frame.slot, self._allowance)
         if len(items) > 1:  # the death of one tells by itself which item it was
             self._journal.begin(frame.number, frame.second, frame.first)
         self._worker.run(work, items, frame.second, claim, partial(self._report, frame.number), self._journal)
+
+    def _keep_unread(self, frame: Frame) -> None:
+        try:
+            if (received := self.receive(frame)) is not None:
+                self._unread[frame.first] = received
+        except SerializationError as error:
+            self._unreadable[frame.first] = error
+            if frame.flags & SHARED:
+                keep_arrived(frame.first, partial(_raise, error))
+
+    def receive(self, frame: Frame) -> tuple[Any, Sequence[Any]] | None:
+        """Take in a shared value, or something that is large: then, its pickle and its buffers."""
+        buffers: list[memoryview] = []
+        if self.arena is not None and frame.places:
+            let_go = partial(self.answer, Frame(Kind.LET_GO, first=frame.first))
+            buffers = self.arena.copy_on_write(frame.first, frame.places, let_go)
+        pickled, rest = whole(frame.body, buffers)
+        if frame.flags & SHARED:
+            keep_arrived(frame.first, partial(self.rules.arrive, partial(loads, buffers=rest), pickled))
+            return None
+        return pickled, rest
 
     def _work(self, frame: Frame) -> Work:
         key = frame.first
@@ -238,8 +242,9 @@ class _Server:
             raise self._unreadable[key]
         work = self._works.get(key)
         if work is None:
+            body, buffers = self._unread.pop(key, (frame.body, []))
             try:
-                loaded = self.rules.arrive(loads, frame.body)
+                loaded = self.rules.arrive(partial(loads, buffers=buffers), body)
             except BaseException as error:
                 failure = SerializationError(
                     f"the function could not be rebuilt in the worker: {type(error).__name__}: {error}"
@@ -253,14 +258,15 @@ class _Server:
                 self._works[key] = work
         return work
 
-    def _failures_on_loading(self, frame: Frame) -> dict[int, Exception]:
+    def _failures_on_loading(self, start: int, pickled: Any, buffers: Sequence[Any]) -> dict[int, Exception]:
         try:
-            _, failures = salvage(frame.extra)
+            _, failures = salvage(bytes(pickled), buffers)
         except SerializationError as error:
             return {-1: error}
-        return {frame.second + offset: _arrival_failed(cause) for offset, cause in failures.items()}
+        return {start + offset: _arrival_failed(cause) for offset, cause in failures.items()}
 
     def _reject(self, frame: Frame, failures: dict[int, Exception]) -> None:
+        self._failed = True
         self.answer(Frame(Kind.REJECTED, number=frame.number, extra=_pack_failures(failures)))
 
     def _report(self, number: int, outcomes: Outcomes, seconds: float, last: bool) -> None:
@@ -268,20 +274,27 @@ class _Server:
         # A late report comes from another thread, while the journal is written to.
         late = threading.get_ident() != self._thread
         values = None if late else self._journal.report_of(outcomes.start, outcomes.stop)
+        places = b""
         if values is not None:
             flags |= RECORDS
         else:
+            buffers = None if self.results is None else OutOfBand(self.results)
             try:
-                values = dumps(outcomes.values, True, self.heritage)
+                values = self.outgoing.dumps(outcomes.values, buffers)
             except BaseException:
-                values = self._without_unpicklable(outcomes)
-        failures = _pack_failures(outcomes.failures) if outcomes.failures else b""
-        self.answer(
-            Frame(Kind.SETTLED, flags, 0, number, outcomes.start, outcomes.stop, seconds, values, failures)
-        )
+                self._replace_unpicklable(outcomes)
+                values = self.outgoing.dumps(outcomes.values, buffers)
+            if buffers is not None:
+                places = buffers.places.tobytes()
+        failures = b""
+        if outcomes.failures:
+            failures = _pack_failures(outcomes.failures)
+            self._failed = True
+        start, stop = outcomes.start, outcomes.stop
+        self.answer(Frame(Kind.SETTLED, flags, 0, number, start, stop, seconds, values, failures, places))
 
-    def _without_unpicklable(self, outcomes: Outcomes) -> bytes:
-        """The values that can be pickled; the others become failures."""
+    def _replace_unpicklable(self, outcomes: Outcomes) -> None:
+        """Values that cannot be pickled become failures."""
         for offset, error in unpicklable(outcomes.values).items():
             value = outcomes.values[offset]
             failure = SerializationError(
@@ -294,15 +307,26 @@ class _Server:
             failure.__cause__ = error
             outcomes.failures[outcomes.start + offset] = failure
             outcomes.values[offset] = None
-        return dumps(outcomes.values, True, self.heritage)
 
 
 def resident_bytes() -> Callable[[], int]:
-    """How to measure the memory that this process has in use (its resident set), in bytes."""
+    """How to measure what this process has in memory (its resident set), in bytes, without what it shares.
+
+    Else the arrays that all workers read, and blocks that are used again, would count for each of them.
+    """
     import psutil  # 40 ms; only workers whose memory is limited pay it
 
     process = psutil.Process()
-    return lambda: int(process.memory_info().rss)
+
+    def measure() -> int:
+        info = process.memory_info()
+        return int(info.rss - getattr(info, "shared", 0))
+
+    return measure
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def _arrival_failed(cause: Exception) -> SerializationError:

@@ -33,6 +33,7 @@ __all__ = [
     "Post",
     "Rejected",
     "Settled",
+    "Stats",
     "WorkerJoined",
     "WorkerLeft",
 ]
@@ -92,6 +93,23 @@ Event = Settled | Rejected | WorkerJoined | WorkerLeft | Broken
 Post = Callable[[Event], None]
 
 
+class Stats(NamedTuple):
+    """What travelled between a program and its worker processes since the executor was made.
+
+    Attributes:
+        sent_through_pipes, received_through_pipes: bytes.
+        sent_through_memory, received_through_memory: bytes of large buffers, in shared memory. What all
+            workers read counts once.
+        copies: how many large buffers were copied into shared memory, once each.
+    """
+
+    sent_through_pipes: int = 0
+    received_through_pipes: int = 0
+    sent_through_memory: int = 0
+    received_through_memory: int = 0
+    copies: int = 0
+
+
 class Backend(ABC):
     """A place where chunks run. `start`, `submit` and `close` are enough.
 
@@ -137,6 +155,10 @@ class Backend(ABC):
         Every chunk must be reported: settled with `last`, rejected, or with its worker left. One for a worker
         that has left is not run: it was, or will be, handed out again because of that.
         """
+
+    def stats(self) -> Stats:
+        """What travelled, where something does."""
+        return Stats()
 
     def seal(self, item: Any) -> Any:
         """An item that may be changed before its chunk is submitted, and is to arrive as it is now.

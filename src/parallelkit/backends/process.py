@@ -13,32 +13,31 @@ import threading
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from .._core.chunks import Chunk, Cut
 from .._core.scheduler import Rejected, Settled
-from .._wire.answers import read_failures, read_outcomes, result_failed
+from .._wire.answers import all_failed, read_failures, read_outcomes, result_failed
 from .._wire.claims import ClaimFile, ClaimTable
 from .._wire.endings import ATTEMPTS, TOO_MANY, DeadlyFunctions, died, dies_at_start, start_failed, weight
 from .._wire.exceptions import unpack_exception
-from .._wire.frames import FUNCTION, LAST, ONCE, Frame, Kind
+from .._wire.frames import LAST, Frame, Kind
 from .._wire.heritage import Heritage
+from .._wire.packing import Packer, Unpicklable
 from .._wire.peer import Peer, Selector
 from .._wire.pickling import (
-    FunctionPickles,
     dumps,
     is_immutable,
     loads,
-    unpicklable,
 )
+from .._wire.portable import Portable, WorkerName
 from .._wire.rules import rules
-from .._wire.sealed import Sealed
-from .._wire.serving import Portable, WorkerName, serve
+from .._wire.serving import serve
 from .._wire.starting import fill_standard_streams, prepare_start, start_context
 from .._work import Work, as_item_error, initializer_failed, owned
+from ..cpus import cpu_count
 from ..errors import SerializationError
-from .base import Broken, LazyBackend, WorkerLeft
+from .base import Broken, LazyBackend, Stats, WorkerLeft
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -88,10 +87,9 @@ class ProcessBackend(LazyBackend):
         self._starting = threading.RLock()
         self._peers: dict[int, Peer] = {}
         self._carriers: dict[int, Peer] = {}  # by number of chunk
-        self._pickling = threading.RLock()
         self._heritage = Heritage() if inherit_main and self._context.get_start_method() == "fork" else None
-        self._functions = FunctionPickles(heritage=self._heritage)
-        self._work_keys = count(-1, -1).__next__  # below zero: those above are of functions
+        self._packer = Packer(max_workers, self._heritage, self._tell_all_to_forget, self._tell_all_to_trim)
+        self._gone_traffic: tuple[int, ...] = (0, 0)  # of workers that are gone
         self._failed_starts = 0
         self._deadly = DeadlyFunctions()
         self._populating = False
@@ -103,73 +101,46 @@ class ProcessBackend(LazyBackend):
     def submit(self, worker: Hashable, chunk_id: int, work: Work, chunk: Chunk) -> None:
         assert isinstance(worker, int)
         try:
-            frame = self._pack(chunk_id, work, chunk)
-        except _Unpicklable as unpicklable:
+            frame, before = self._pack(chunk_id, work, chunk)
+        except Unpicklable as unpicklable:
+            self._packer.note_not_sent(chunk_id)
             self._post(Rejected(chunk_id, unpicklable.failures))
             return
         try:
             peer = self._peers.get(worker) or self._start(worker)
         except Exception as error:
             # Not broken: what is missing, processes or descriptors, may be there for the next.
+            self._packer.note_not_sent(chunk_id, frame.places)
             failure = start_failed(error)
             self._post(Rejected(chunk_id, dict.fromkeys(range(chunk.start, chunk.stop), failure)))
             return
         if peer is not None:
             self._carriers[chunk_id] = peer
-            if not peer.send_chunk(frame, chunk):
-                del self._carriers[chunk_id]
+            if peer.send_chunk(frame, chunk, before):
+                return
+            del self._carriers[chunk_id]
+        self._packer.note_not_sent(chunk_id, frame.places)
 
-    def _pack(self, chunk_id: int, work: Work, chunk: Chunk) -> Frame:
-        flags = 0
-        try:
-            with self._pickling:
-                if work.style == "call":
-                    assert work.function is not None
-                    flags = FUNCTION
-                    key, body = self._functions.of(work.function)
-                    if not self._functions.keeps(key):
-                        flags |= ONCE
-                    retired = self._functions.retired()
-                else:
-                    key, body = self._pickled(work)
-                    retired = []
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            failure = SerializationError(
-                f"the function cannot be pickled: {type(error).__name__}: {error}", part="function"
-            )
-            failure.__cause__ = error
-            raise _Unpicklable(dict.fromkeys(range(chunk.start, chunk.stop), failure)) from error
-        for old in retired:
-            self._tell_all_to_forget(old)
+    def _pack(self, chunk_id: int, work: Work, chunk: Chunk) -> tuple[Frame, list[Frame]]:
+        """A chunk as it travels, and what has to travel before it."""
+        flags, key, body, before = self._packer.function(chunk_id, work, chunk)
         if (refusal := self._deadly.refusal(key, range(chunk.start, chunk.stop))) is not None:
-            raise _Unpicklable(dict.fromkeys(refusal.indices, refusal))
-        items = chunk.items
-        try:
-            extra = dumps(items, heritage=self._heritage)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            failures = {chunk.start + offset: cause for offset, cause in unpicklable(items).items()}
-            raise _Unpicklable(
-                {index: _item_failed(cause) for index, cause in failures.items()}
-                or dict.fromkeys(range(chunk.start, chunk.stop), _item_failed(error))
-            ) from error
-        return Frame(Kind.CHUNK, flags, 0, chunk_id, key, chunk.start, 0.0, body, extra)
+            raise Unpicklable(dict.fromkeys(refusal.indices, refusal))
+        extra, places = self._packer.items(chunk_id, chunk, before)
+        return Frame(Kind.CHUNK, flags, 0, chunk_id, key, chunk.start, 0.0, body, extra, places), before
+
+    def stats(self) -> Stats:
+        piped = [self._gone_traffic, *(peer.traffic for peer in list(self._peers.values()))]
+        sent, received = map(sum, zip(*piped, strict=True))
+        return Stats(sent, received, *self._packer.traffic)
 
     def seal(self, item: Any) -> Any:
         if is_immutable(item):
             return item
         try:
-            return Sealed(dumps(item, heritage=self._heritage))
+            return self._packer.sealed(item)
         except Exception:  # as when its chunk is packed, which will say so
             return item
-
-    def _pickled(self, work: Work) -> tuple[int, bytes]:
-        if work.packed is None:
-            work.packed = self._work_keys(), dumps(work, heritage=self._heritage)
-        return work.packed
 
     def _start(self, worker: int) -> Peer | None:
         """Start the process of a worker; None if it has ended already."""
@@ -193,8 +164,19 @@ class ProcessBackend(LazyBackend):
     def _new_peer(self, worker: int, claims: ClaimTable) -> Peer:
         for _ in range(ATTEMPTS - 1):
             with suppress(BrokenPipeError):  # it ended before it had read what it is to do
-                return Peer(worker, self, self._selector, claims)
-        return Peer(worker, self, self._selector, claims)
+                return self._new_peer_at_once(worker, claims)
+        return self._new_peer_at_once(worker, claims)
+
+    def _new_peer_at_once(self, worker: int, claims: ClaimTable) -> Peer:
+        try:
+            with self._packer.starting(worker):
+                peer = Peer(worker, self, self._selector, claims)
+        except BaseException:
+            self._packer.note_gone(worker, self._index(worker))
+            raise
+        for frame in self._packer.with_initializer:
+            peer.learn(frame.first)
+        return peer
 
     def _start_listening(self) -> None:
         if self._thread is None:
@@ -237,15 +219,17 @@ class ProcessBackend(LazyBackend):
                 chunks,
                 answers,
                 claims,
+                self._packer.arena,
                 self._index(worker),
                 os.getpid(),
-                Portable((function, arguments)),
+                Portable((function, arguments), partial(self._packer.initializer, worker)),
                 None if self._finalizer is None else dumps(self._finalizer),
                 self._max_tasks,
                 self._max_memory,
                 self._context.get_start_method() == "fork",
                 self._heritage is not None,
                 rules(),
+                max(1, cpu_count() // self._max_workers),
             ),
             name=WorkerName(f"parallelkit-{self._index(worker)}"),
         )
@@ -270,11 +254,17 @@ class ProcessBackend(LazyBackend):
             with self._starting:
                 self._closed = True
                 self._selector.close()
-                self._claims.close()
+                self._close_memory()
+
+    def on_send(self, peer: Peer, frame: Frame) -> bool:
+        return self._packer.note_sent(peer.worker, frame)
 
     def on_frame(self, peer: Peer, frame: Frame) -> None:
         if frame.kind == Kind.SETTLED:
-            outcomes = read_outcomes(frame)
+            try:
+                outcomes = read_outcomes(frame, self._packer.buffers(self._index(peer.worker), frame))
+            except SerializationError as failure:
+                outcomes = all_failed(frame, failure)
             if self._deadly:
                 self._deadly.forget(peer.key_of(frame.number))
             if frame.flags & LAST:
@@ -288,6 +278,8 @@ class ProcessBackend(LazyBackend):
             if -1 in failures:
                 failures = dict.fromkeys(range(chunk.start, chunk.stop), failures[-1])
             self._post(Rejected(frame.number, failures))
+        elif frame.kind == Kind.LET_GO:
+            self._packer.note_let_go(peer.worker, frame.first)
         elif frame.kind == Kind.READY:
             self._failed_starts = 0
         elif frame.kind == Kind.BROKEN:
@@ -300,9 +292,12 @@ class ProcessBackend(LazyBackend):
         """A worker process has ended, all that it wrote has been read."""
         with self._starting:  # it may end before the thread that starts it has put it there
             del self._peers[peer.worker]
+        self._packer.note_gone(peer.worker, self._index(peer.worker))
+        self._gone_traffic = tuple(map(sum, zip(self._gone_traffic, peer.traffic, strict=True)))
         left = peer.left_behind()
         for chunk_id in left.claimed:
             self._carriers.pop(chunk_id, None)
+            self._packer.note_landed(chunk_id)
         if not peer.ready and not peer.expendable:
             self._failed_starts += weight(exitcode)
             if self._failed_starts >= TOO_MANY:
@@ -327,6 +322,7 @@ class ProcessBackend(LazyBackend):
 
     def _land(self, peer: Peer, chunk_id: int) -> Chunk:
         self._carriers.pop(chunk_id, None)
+        self._packer.note_landed(chunk_id)
         return peer.land(chunk_id)
 
     # While it runs
@@ -357,12 +353,19 @@ class ProcessBackend(LazyBackend):
 
     def is_inside(self) -> bool:
         peers = list(self._peers.values())
-        return owned(self._starting) or owned(self._pickling) or any(peer.is_inside() for peer in peers)
+        if owned(self._starting) or self._packer.is_inside():
+            return True
+        return any(peer.is_inside() for peer in peers)
 
     def _tell_all_to_forget(self, key: int) -> None:
         self._deadly.forget(key)
         for peer in list(self._peers.values()):
             peer.forget(key)
+        self._packer.forget(key)
+
+    def _tell_all_to_trim(self) -> None:
+        for peer in list(self._peers.values()):
+            peer.trim()
 
     # The end
 
@@ -373,7 +376,7 @@ class ProcessBackend(LazyBackend):
                 self._closed = True
                 if self._thread is None:
                     self._selector.close()
-                    self._claims.close()
+                    self._close_memory()
                 elif not peers:
                     self._selector.wake()  # there is no end of a worker that it could notice
         for peer in peers:
@@ -387,20 +390,14 @@ class ProcessBackend(LazyBackend):
         self._selector.disown()
         for peer in self._peers.values():
             peer.disown()
+        if not self._claims.lent:
+            self._packer.disown()
         self._claims.disown()
+
+    def _close_memory(self) -> None:
+        self._claims.close()
+        self._packer.close()
 
     def join(self, timeout: float | None = None) -> None:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
-
-
-class _Unpicklable(Exception):
-    def __init__(self, failures: dict[int, Exception]):
-        super().__init__()
-        self.failures = failures
-
-
-def _item_failed(cause: BaseException) -> SerializationError:
-    error = SerializationError(f"the item cannot be pickled: {type(cause).__name__}: {cause}", part="item")
-    error.__cause__ = cause
-    return error
