@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,11 +22,11 @@ from parallelkit import Executor
 if __package__:
     from .engine import placed, round_trip_seconds
     from .measuring import interleaved, machine, middle, seconds
-    from .work import burn, cost_laws, loops_per_second, square
+    from .work import Buffer, burn, cost_laws, echo, loops_per_second, square
 else:
     from engine import placed, round_trip_seconds
     from measuring import interleaved, machine, middle, seconds
-    from work import burn, cost_laws, loops_per_second, square
+    from work import Buffer, burn, cost_laws, echo, loops_per_second, square
 
 ROUNDS = 7
 MILLION = range(1_000_000)
@@ -78,11 +79,6 @@ def round_trip(executor: Executor) -> float:
         return round_trip_seconds(lambda: executor.submit(square, 3).result(), 9)
 
 
-def large_results(executor: Executor) -> float:
-    """sixteen results of 8 MiB"""
-    return seconds(lambda: list(map(len, executor.map(bytes, [8 << 20] * 16))), [8 << 20] * 16)
-
-
 def short_maps(executor: Executor) -> float:
     """fifty maps of 2,000 squares"""
     return seconds(lambda: [len(list(executor.map(square, range(2000)))) for _ in range(50)], [2000] * 50)
@@ -102,6 +98,15 @@ def small_results(executor: Executor) -> float:
 def medium_results(executor: Executor) -> float:
     """two thousand results of 64 KiB"""
     return seconds(lambda: sum(map(len, executor.map(bytes, [1 << 16] * 2000))), 2000 << 16)
+
+
+def there_and_back(size: int) -> Callable[[Executor], float]:
+    def measure(executor: Executor) -> float:
+        buffers = [Buffer(size) for _ in range((64 << 20) // size)]
+        return seconds(lambda: sum(map(len, executor.map(echo, buffers, chunksize=1))), 64 << 20)
+
+    measure.__doc__ = f"64 MiB in buffers of {size >> 10} KiB, there and back"
+    return measure
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,12 @@ CONSTANTS = {
     "LARGEST_LEAF": Constant("_core.fold", (256, 512, 1024, 2048, 4096), (sum_of_squares,)),
     "LOOKOUT_SECONDS": Constant("_wire.serving", (0.0, 0.00005, 0.0001, 0.0002, 0.0005), (round_trip,)),
     "STREAM_ITEMS": Constant("_opening", (4096, 8192, 16_384, 32_768, 65_536, 10**9), (tiny_stream,)),
-    "PIPE_BYTES": Constant("_wire.peer", (1 << 16, 1 << 17, 1 << 18, 1 << 20), (large_results,)),
+    "PIPE_BYTES": Constant("_wire.peer", (1 << 16, 1 << 17, 1 << 18, 1 << 20), (medium_results,)),
+    "LEAST_BYTES": Constant(
+        "_wire.originals",
+        (1 << 15, 1 << 16, 1 << 17, 1 << 18, 1 << 30),
+        tuple(there_and_back(size << 10) for size in (32, 64, 128, 256, 1024)),
+    ),
 }
 
 
@@ -153,10 +163,11 @@ CONSTANTS = {
 @contextmanager
 def valued(name: str, value: float) -> Iterator[None]:
     """The constant has this value, wherever it was imported to and whatever was made of it."""
-    homes = [import_module(f"parallelkit.{CONSTANTS[name].module}"), import_module("parallelkit.executor")]
-    changes: list[tuple[Any, str, Any]] = [(home, name, value) for home in homes if hasattr(home, name)]
+    home = import_module(f"parallelkit.{CONSTANTS[name].module}")
+    ours = [module for full, module in sys.modules.items() if full.startswith("parallelkit.")]
+    changes: list[tuple[Any, str, Any]] = [(module, name, value) for module in ours if hasattr(module, name)]
     if name == "LARGEST_LEAF":
-        changes.append((homes[0], "_LARGEST_LEAF_BITS", int(value).bit_length() - 1))
+        changes.append((home, "_LARGEST_LEAF_BITS", int(value).bit_length() - 1))
     if name == "CHUNK_SECONDS":
         adaptive = import_module("parallelkit._core.splitters").Adaptive
         changes.append((adaptive.__init__, "__defaults__", (1, value, 1, None)))
@@ -164,14 +175,14 @@ def valued(name: str, value: float) -> Iterator[None]:
         claims: Any = import_module("parallelkit._wire.claims")
         others = claims._AREA_BYTES - claims.JOURNAL_BYTES
         changes += [(claims, name, int(value)), (claims, "_AREA_BYTES", others + int(value))]
-    before = [(home, attribute, getattr(home, attribute)) for home, attribute, _ in changes]
-    for home, attribute, new in changes:
-        setattr(home, attribute, new)
+    before = [(module, attribute, getattr(module, attribute)) for module, attribute, _ in changes]
+    for module, attribute, new in changes:
+        setattr(module, attribute, new)
     try:
         yield
     finally:
-        for home, attribute, old in before:
-            setattr(home, attribute, old)
+        for module, attribute, old in before:
+            setattr(module, attribute, old)
 
 
 def in_force(name: str) -> float:
