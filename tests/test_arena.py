@@ -7,6 +7,7 @@ import mmap
 import os
 import pickle
 import stat
+import sys
 import threading
 from array import array
 from functools import partial
@@ -157,7 +158,7 @@ def test_without_memory_of_this_kind_there_is_none(monkeypatch: pytest.MonkeyPat
     def refuse() -> int:
         raise OSError("no such memory")
 
-    monkeypatch.setattr(arenas, "_nameless_memory", refuse)
+    monkeypatch.setattr(arenas, "nameless_memory", refuse)
     assert new_arena(2) is None
 
 
@@ -253,7 +254,7 @@ def test_what_all_read_takes_one_descriptor(arena: Arena) -> None:
     views = worker.copy_on_write(-1, places, lambda: None)
     assert [view[7] for view in views] == list(range(50))
     if before:
-        assert len(os.listdir("/proc/self/fd")) <= before + 1
+        assert len(os.listdir("/proc/self/fd")) <= before + 2, "and one for the arena itself"
 
 
 def test_it_is_let_go_of_when_it_is_forgotten_and_nothing_is_left(arena: Arena) -> None:
@@ -306,9 +307,9 @@ def test_who_hears_of_it_does_not_wait(arena: Arena, monkeypatch: pytest.MonkeyP
     assert not together.wait_for(size_class(LEAST_BYTES))
 
 
-def test_without_descriptors_there_is_an_error(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = written(Writer(arena, 0), bytes(LEAST_BYTES))
-    worker = mapped_again(arena)
+def test_without_descriptors_there_are_copies(arena: Arena, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = written(Writer(arena, 0), b"\1" * LEAST_BYTES)
+    worker, other = mapped_again(arena), mapped_again(arena)
     assert worker.is_mapped()
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -316,10 +317,14 @@ def test_without_descriptors_there_is_an_error(arena: Arena, monkeypatch: pytest
 
     monkeypatch.setattr(mmap, "mmap", refuse)
     said: list[str] = []
-    with pytest.raises(SerializationError, match="ulimit -n"):
-        worker.copy_on_write(-1, place, partial(said.append, "gone"))
+    views = worker.copy_on_write(-1, place, partial(said.append, "gone"))
+    assert bytes(views[0]) == b"\1" * LEAST_BYTES
+    views[0][0] = 2
+    assert bytes(worker.copy_on_write(-2, place, lambda: None)[0]) == b"\1" * LEAST_BYTES
     worker.forget(-1)
-    assert said == ["gone"]
+    assert said == ["gone"], "the copy needs nothing"
+    with pytest.raises(SerializationError, match="ulimit -n"):
+        other.copy_on_write(-1, place, lambda: None)
 
 
 def test_parts_of_what_is_not_there_are_not_read(arena: Arena) -> None:
@@ -373,3 +378,75 @@ def test_where_memory_is(pieces: list[tuple[int, int]], start: int, size: int) -
         assert found in right
     elif right:
         assert len(pieces) > 1, "of pieces that overlap, not all are looked at"
+
+
+# ---------------------------------------------------------------- forks
+
+
+def test_a_forked_worker_of_a_worker_has_what_all_read(arena: Arena) -> None:
+    said: list[str] = []
+    worker = mapped_again(arena)
+    place = written(Writer(arena, 0), bytes(LEAST_BYTES))
+    views = worker.copy_on_write(-1, place, partial(said.append, "gone"))
+    worker.hold_for("child")
+    worker.forget(-1)
+    views.clear()
+    assert not said
+    worker.release("child")
+    assert said == ["gone"]
+
+
+def test_an_arena_that_is_closed_before_those_who_have_something_of_it(arena: Arena) -> None:
+    writer = Writer(arena, 0)
+    views = arena.views(0, written(writer, bytes(LEAST_BYTES)) + written(writer, bytes(LEAST_BYTES)))
+    arena.hold_for("child")
+    views.clear()
+    arena.close()
+    arena.release("child")
+    assert arena.fd < 0
+    arena.release("child")
+
+
+def test_many_parts_that_are_kept_do_not_take_all_descriptors(arena: Arena) -> None:
+    place = written(Writer(arena, 0), bytes(range(256)) * 256)
+    ((_, begin, _),) = triples(place)
+    worker = mapped_again(arena)
+    whole = worker.copy_on_write(-1, place, lambda: None)
+    before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
+    parts = [worker.views(0, array("q", (-1, begin + n, 1000)).tobytes())[0] for n in range(200)]
+    for number, part in enumerate(parts):
+        assert part[0] == number
+        part[0] = 99
+    assert [part[0] for part in parts] == [99] * 200
+    assert bytes(whole[0][:200]) == bytes(range(200))
+    if before:
+        assert len(os.listdir("/proc/self/fd")) <= before + arenas.MOST_MAPS
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("twice", [False, True])
+def test_what_a_forked_child_writes_is_its_own(arena: Arena, closed: bool, twice: bool) -> None:
+    view = arena.views(0, written(Writer(arena, 0), b"\1" * LEAST_BYTES))[0]
+    if closed:
+        arena.close()
+
+    def child() -> int:
+        right = bytes(view) == b"\1" * LEAST_BYTES
+        view[7] = 2
+        if not twice:
+            return not right
+        grandchild = os.fork()  # it has what its parent has changed
+        if not grandchild:
+            right = view[7] == 2
+            view[7] = 3
+            os._exit(not right)
+        right = right and os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1]) == 0
+        return not (right and view[7] == 2)
+
+    forked = os.fork()
+    if not forked:
+        os._exit(child())
+    assert os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1]) == 0
+    assert bytes(view) == b"\1" * LEAST_BYTES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import pickle
 import signal
@@ -47,7 +48,7 @@ from programs.arrays import (
     look_up_kept,
     look_up_shared,
 )
-from programs.watching import wait_until
+from programs.watching import METHODS, wait_until
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -433,8 +434,9 @@ def test_libraries_have_their_share_of_the_cores(
 
 def test_who_says_how_many_threads_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    with Executor("process", 2, mp_context="spawn") as executor:
-        assert executor.submit(threads_of_libraries, 0).result()[0] == "3"
+    for method in METHODS:  # a fork server was started long ago
+        with Executor("process", 2, mp_context=method) as executor:
+            assert executor.submit(threads_of_libraries, 0).result()[0] == "3"
 
 
 # ---------------------------------------------------------------- memory that is not needed
@@ -465,6 +467,40 @@ def test_free_memory_is_given_up_when_nothing_comes_any_more(
             assert (kept == 2).all()
             del kept
             assert wait_until(lambda: bool(executor.submit(abs, -1).result()) and pages(executor) < 1 << 19)
+
+
+inherited: list[Any] = []
+
+
+def inherit(array: np.ndarray[Any, Any]) -> None:
+    inherited[:] = [array]
+
+
+def write_and_look(number: int) -> bool:
+    array = inherited[0]
+    array[:] = number
+    return bool((array == number).all())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+def test_forked_workers_have_results_for_themselves() -> None:
+    """As they have all else that they inherit."""
+    with Pool(WORKERS, context=multiprocessing.get_context("fork")) as pool:
+        (result,) = pool.map(np.zeros, [ITEMS])
+        with Pool(WORKERS, inherit, (result,), context=multiprocessing.get_context("fork")) as other:
+            assert other.map(write_and_look, range(1, 20), 1) == [True] * 19
+    assert not result.any()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_results_of_a_pool_that_has_ended_go_to_another() -> None:
+    """Whose workers are forked while there are results, and replaced."""
+    arrays = [np.zeros(ITEMS)] * 4
+    for _ in range(3):
+        with Pool(WORKERS, maxtasksperchild=1, context=multiprocessing.get_context("fork")) as pool:
+            arrays = pool.map(partial(np.add, 1), arrays, chunksize=1)
+            arrays = pool.map(partial(np.add, 1), arrays, chunksize=1)
+    assert all((array == 6).all() for array in arrays)
 
 
 def test_a_pool_gets_items_as_they_are_when_they_are_read() -> None:

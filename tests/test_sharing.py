@@ -166,6 +166,47 @@ def test_what_has_no_room_as_a_whole_has_parts_that_are_copied() -> None:
         assert executor.stats().copies >= 8
 
 
+nested: list[Any] = []
+
+
+def keep_in_a_nested_worker(part: np.ndarray[Any, Any]) -> float:
+    """Whose worker is forked while this one has the part."""
+    kept[:] = [part]
+    nested[:] = [Executor("process", 1, mp_context="fork")]
+    return look_up_in_the_nested_worker(0)
+
+
+def look_up_in_the_nested_worker(index: int) -> float:
+    return float(nested[0].submit(look_up_kept, index).result())
+
+
+def look_up_when_it_is_gone_here(index: int) -> float:
+    kept.clear()
+    return look_up_in_the_nested_worker(index)
+
+
+def end_nested() -> None:
+    nested.pop().shutdown()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_what_a_forked_worker_of_a_worker_has_is_not_overwritten() -> None:
+    with Executor("process", 1) as executor:
+        handle = share(np.ones(4 * ITEMS))
+        assert executor.submit(keep_in_a_nested_worker, handle.value[ITEMS:]).result() == 1
+        assert executor.submit(look_up_when_it_is_gone_here, 1).result() == 1
+        gone = weakref.ref(handle)
+        del handle
+        assert wait_until(lambda: gone() is None)
+        for number in range(4):
+            other = share(np.full(4 * ITEMS, 9.0))
+            assert executor.submit(look_up_shared, other, number).result() == 9
+        assert executor.submit(look_up_in_the_nested_worker, 2 * ITEMS).result() == 1
+        executor.submit(end_nested).result()
+        del other
+        assert all_come_back(executor)
+
+
 # ---------------------------------------------------------------- functions
 
 

@@ -22,12 +22,12 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import threading
 import weakref
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from importlib.util import find_spec
 from itertools import count
 from multiprocessing import reduction
@@ -37,6 +37,7 @@ from typing import Any
 
 from .._lifetime import closing_fds
 from ..errors import SerializationError
+from .maps import PRIVATE, bytes_type, map_again, nameless_memory
 
 __all__ = ["Arena", "at_of", "forking", "new_arena", "release", "triples"]
 
@@ -50,8 +51,9 @@ FREE = 0
 USED = -1  # by who writes it, or by the parent that reads it; a worker that reads it has a number above zero
 _HELD = -2  # by forked children, for ever
 
-_PAGE = mmap.PAGESIZE
-_PRIVATE = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_NORESERVE", 0)
+MOST_MAPS = 64
+"""Each takes a descriptor. A worker that keeps more parts of a shared value has copies of the others."""
+
 _MOST_ADDRESSES = 1 << 42  # for one arena; of all that are open, a process has a few at once
 
 
@@ -71,10 +73,11 @@ class Arena:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGESIZE")
         # Addresses cost nothing, and blocks of a size that is not used any more keep theirs.
         size = _whole_pages(min(4 * memory, _MOST_ADDRESSES // (workers + 1)))
-        self._attach(_nameless_memory(), workers + 1, size, memory // 2)
+        self._attach(nameless_memory(), workers + 1, size, memory // 2)
 
     def _attach(self, fd: int, areas: int, area_bytes: int, budget: int) -> None:
         self.fd = fd
+        self.closed = False
         self.layout = areas, area_bytes, budget
         self._first = _whole_pages(areas * TABLE_WORDS * 8)
         self._map: mmap.mmap | None = None
@@ -82,6 +85,8 @@ class Arena:
         self._shared: dict[int, _Shared] = {}  # by key
         self._held: dict[int, set[object]] = {}  # by place, which forked workers have views of a block
         self._dropped: set[int] = set()  # those of them of which there is no other view any more
+        self._for_ever: set[int] = set()  # places of which other forked children have views
+        self._remapped: set[int] = set()  # places that this process, a forked child, has for itself
         self._pid = os.getpid()
         self._next_free = count(1).__next__
         self.when_freed: Callable[[], object] | None = None  # called as `_let_go` is
@@ -131,7 +136,7 @@ class Arena:
         if not self.is_mapped():
             raise _unmappable()
         at = at_of(area, block)
-        exporter = _bytes_type(size).from_buffer(self._map, self.tables[at + BEGIN])
+        exporter = bytes_type(size).from_buffer(self._map, self.tables[at + BEGIN])
         self._views[at] = view = weakref.finalize(exporter, self._let_go, at)
         view.atexit = False
         return PickleBuffer(exporter).raw()
@@ -166,6 +171,7 @@ class Arena:
             SerializationError: there are no descriptors or addresses left.
         """
         _, begins, sizes = zip(*triples(places), strict=True)
+        self.is_mapped()  # as long as there are descriptors for it
         self._shared[key] = _Shared(let_go)
         return self._private(key, begins, sizes)
 
@@ -175,20 +181,35 @@ class Arena:
             raise SerializationError("a part came of a shared value that this worker does not have")
         first = min(begins) // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
         size = max(map(add, begins, sizes)) - first
+        alive = self._shared[key].alive
+        if len(alive) > MOST_MAPS:
+            return self._copies(begins, sizes)
         try:
-            private = mmap.mmap(self.fd, size, _PRIVATE, offset=first)
-        except (OSError, ValueError, MemoryError) as error:
-            raise _unmappable() from error
-        self._shared[key].alive.add(id(private))
+            private = mmap.mmap(self.fd, size, PRIVATE, offset=first)
+        except (OSError, ValueError, MemoryError):
+            return self._copies(begins, sizes)
+        alive.add(id(private))
         weakref.finalize(private, self._let_go_one, key, id(private)).atexit = False
         whole = memoryview(private)
         return [whole[begin - first :][:size] for begin, size in zip(begins, sizes, strict=True)]
+
+    def _copies(self, begins: Sequence[int], sizes: Sequence[int]) -> list[memoryview]:
+        """The same in memory of its own, where descriptors or addresses are scarce."""
+        if not self.is_mapped():
+            raise _unmappable()
+        try:
+            return [
+                memoryview(bytearray(self.bytes[begin : begin + size]))
+                for begin, size in zip(begins, sizes, strict=True)
+            ]
+        except MemoryError:
+            raise _unmappable() from None
 
     def forget(self, key: int) -> None:
         """Nothing that comes will mention it any more."""
         self._let_go_one(key, None)
 
-    def _let_go_one(self, key: int, one: int | None) -> None:
+    def _let_go_one(self, key: int, one: object) -> None:
         if (shared := self._shared.get(key)) is not None:
             shared.alive.discard(one)
             if not shared.alive and self._shared.pop(key, None) is not None:
@@ -209,7 +230,7 @@ class Arena:
         self._mark_free(at)
         if self.when_freed is not None:
             self.when_freed()
-        if self.fd < 0:
+        if self.closed:
             self.give_up(self.tables[at + BEGIN], self.tables[at + SIZE])
             self._unmap()
 
@@ -229,10 +250,13 @@ class Arena:
         if child is not None:
             for at in list(self._views):
                 self._held.setdefault(at, set()).add(child)
+            for shared in list(self._shared.values()):
+                shared.alive.add(child)
             return
         while self._views:
             at, view = self._views.popitem()
             self.tables[at + STATE] = _HELD
+            self._for_ever.add(at)
             view.detach()
         for shared in list(self._shared.values()):
             shared.let_go = _never
@@ -244,6 +268,22 @@ class Arena:
             if not children and self._held.pop(at, None) is not None and at in self._dropped:
                 self._dropped.discard(at)
                 self._free(at)
+        for key in list(self._shared):
+            self._let_go_one(key, child)
+        if self.closed:
+            self._unmap()
+
+    def make_private(self) -> None:
+        """In a forked child: what it writes to what it has from its parent is its own from now on.
+
+        What the parent writes there later, it sees until it writes to the same page.
+        """
+        if self._pid == os.getpid() or self._map is None or self.fd < 0:
+            return
+        places = (self._views.keys() | self._for_ever) - self._remapped
+        self._remapped |= places
+        for at in places if sys.platform == "linux" else ():
+            map_again(self._map, self.fd, self.tables[at + BEGIN], self.tables[at + SIZE])
 
     def adopt(self) -> None:
         """In a forked worker: from now on it has views of its own; those that it inherited are no concern."""
@@ -283,12 +323,14 @@ class Arena:
 
     def disown(self) -> None:
         """In a forked child: it has no use for the file."""
+        self.make_private()
+        self.closed = True
         self._close()
 
     def close(self) -> None:
         """Give up the memory, but for what somebody still has views of."""
-        if self.fd >= 0:
-            self._close()
+        if not self.closed:
+            self.closed = True
             for area in range(self.layout[0]):
                 for at in self.blocks(area):
                     viewed = at in self._views or at in self._held
@@ -297,8 +339,11 @@ class Arena:
             self._unmap()
 
     def _unmap(self) -> None:
-        """Let go of the addresses, if nobody has a view; else the last one does."""
-        if self._map is not None and not self._views:
+        """Let go of the file and the addresses, if nobody has a view; else the last one does."""
+        if self._views or self._held:
+            return
+        self._close()
+        if self._map is not None:
             self.tables.release()
             self.bytes.release()
             with suppress(BufferError):  # the last view is about to go
@@ -313,11 +358,14 @@ class Arena:
 
 
 class _Shared:
-    """What is alive of something that all workers have: maps, by identity; None, until it is forgotten."""
+    """What is alive of something that all workers have.
+
+    Maps, by identity; forked children, which have these too; None, until it is forgotten.
+    """
 
     def __init__(self, let_go: Callable[[], object]) -> None:
         self.let_go = let_go
-        self.alive: set[int | None] = {None}
+        self.alive: set[object] = {None}
 
 
 def _never() -> None:
@@ -356,35 +404,6 @@ def _whole_pages(size: int) -> int:
     return -(-size // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
 
 
-@lru_cache(maxsize=64)
-def _bytes_type(size: int) -> Any:
-    """What exports so many bytes of a map, and is known to be gone when nobody has a view of it any more."""
-    import ctypes  # 10 ms
-
-    return ctypes.c_char * size
-
-
-def _nameless_memory() -> int:
-    """A file in memory, of which nothing is left when the last process that has it is gone.
-
-    Raises:
-        OSError: there is none, or there are no more descriptors.
-    """
-    if hasattr(os, "memfd_create"):
-        with suppress(OSError):
-            fd = os.memfd_create("parallelkit-arena", os.MFD_CLOEXEC)
-            os.fchmod(fd, 0o600)
-            return fd
-    from multiprocessing.shared_memory import SharedMemory
-
-    named = SharedMemory(create=True, size=_PAGE)
-    try:
-        return os.dup(named._fd)  # type: ignore[attr-defined]
-    finally:
-        named.unlink()
-        named.close()
-
-
 def _attached(duplicate: Any, *layout: int) -> Arena:
     arena = Arena.__new__(Arena)
     arena._attach(duplicate.detach(), *layout)
@@ -419,5 +438,10 @@ def _hold_for_children() -> None:
         arena.hold_for(child)
 
 
+def _make_private_in_child() -> None:
+    for arena in list(_all):
+        arena.make_private()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_hold_for_children)
+    os.register_at_fork(before=_hold_for_children, after_in_child=_make_private_in_child)

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any
 
-__all__ = ["limit_native_threads"]
+__all__ = ["limit_native_threads", "said_by_user"]
 
 VARIABLES = (
     "OMP_NUM_THREADS",
@@ -27,15 +27,23 @@ VARIABLES = (
 _limits: Any = None  # held: the limits end with it
 
 
-def limit_native_threads(threads: int) -> None:
+def said_by_user() -> dict[str, str]:
+    """What the user has said in the environment of this process."""
+    return {name: os.environ[name] for name in VARIABLES if name in os.environ}
+
+
+def limit_native_threads(threads: int, given: dict[str, str]) -> None:
     """From now on, in this process, libraries use so many threads, unless the user has said how many.
+
+    Args:
+        given: what the user has said in the parent, before this worker was started. A fork server has the
+            environment of the time when it was started itself.
 
     What is loaded already, in a forked worker, can be told by threadpoolctl alone, if that is installed.
     """
     global _limits
-    given = [name for name in VARIABLES if name in os.environ]
     for name in VARIABLES:
-        os.environ.setdefault(name, str(threads))
+        os.environ[name] = given.get(name, str(threads))
     if not given and "numpy" in sys.modules:
         try:
             from threadpoolctl import threadpool_limits

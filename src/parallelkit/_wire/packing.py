@@ -268,7 +268,7 @@ class Packer:
             self._alarm = call_at(idle_from, _weakly(self._trim_if_idle))
             return
         self._alarm = None
-        if self._items is not None and self.arena is not None and self.arena.fd >= 0:
+        if self._items is not None and self.arena is not None and not self.arena.closed:
             self._items.trim()
             self._trim_everywhere()
 

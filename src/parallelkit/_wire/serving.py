@@ -69,7 +69,7 @@ def serve(
     forked: bool,
     inherits: bool,
     rules: bytes,
-    native_threads: int,
+    native_threads: tuple[int, dict[str, str]],
 ) -> None:
     """Serve one parent until it says LEAVE, or is gone.
 
@@ -84,7 +84,7 @@ def serve(
         forked: this process is a copy of the parent, with its main module.
         inherits: what it has of that goes by name.
         rules: see `rules`.
-        native_threads: how many libraries may use in this process.
+        native_threads: how many libraries may use in this process, and what the user has said of that.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     if hasattr(signal, "pthread_sigmask"):
@@ -93,7 +93,7 @@ def serve(
     if not forked:
         # Functions of the user's script live here, apart from the names that multiprocessing needs.
         sys.modules["__main__"] = ModuleType("__main__")
-    limit_native_threads(native_threads)
+    limit_native_threads(*native_threads)
     follow(parent)
 
     def initialize() -> object:

@@ -23,6 +23,7 @@ from .._wire.endings import ATTEMPTS, TOO_MANY, DeadlyFunctions, died, dies_at_s
 from .._wire.exceptions import unpack_exception
 from .._wire.frames import LAST, Frame, Kind
 from .._wire.heritage import Heritage
+from .._wire.native_threads import said_by_user
 from .._wire.packing import Packer, Unpicklable
 from .._wire.peer import Peer, Selector
 from .._wire.pickling import (
@@ -229,7 +230,7 @@ class ProcessBackend(LazyBackend):
                 self._context.get_start_method() == "fork",
                 self._heritage is not None,
                 rules(),
-                max(1, cpu_count() // self._max_workers),
+                (max(1, cpu_count() // self._max_workers), said_by_user()),
             ),
             name=WorkerName(f"parallelkit-{self._index(worker)}"),
         )
