@@ -136,10 +136,11 @@ class Arena:
         if not self.is_mapped():
             raise _unmappable()
         at = at_of(area, block)
-        exporter = bytes_type(size).from_buffer(self._map, self.tables[at + BEGIN])
+        # Of the size of the block: there are few of these, and each takes a type, which is not small.
+        exporter = bytes_type(self.tables[at + SIZE]).from_buffer(self._map, self.tables[at + BEGIN])
         self._views[at] = view = weakref.finalize(exporter, self._let_go, at)
         view.atexit = False
-        return PickleBuffer(exporter).raw()
+        return PickleBuffer(exporter).raw()[:size]
 
     def views(self, area: int, places: bytes) -> list[memoryview]:
         """Views of the buffers that came in a message, as `OutOfBand.places` has them.
