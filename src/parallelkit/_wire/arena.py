@@ -331,12 +331,12 @@ class Arena:
     def close(self) -> None:
         """Give up the memory, but for what somebody still has views of."""
         if not self.closed:
-            self.closed = True
             for area in range(self.layout[0]):
                 for at in self.blocks(area):
                     viewed = at in self._views or at in self._held
                     if not viewed and self.tables[at + STATE] != _HELD:
                         self.give_up(self.tables[at + BEGIN], self.tables[at + SIZE])
+            self.closed = True  # from now on, who lets go of the last view unmaps it
             self._unmap()
 
     def _unmap(self) -> None:
@@ -344,12 +344,12 @@ class Arena:
         if self._views or self._held:
             return
         self._close()
-        if self._map is not None:
+        mapped, self._map = self._map, None  # at a stroke: two may be the last
+        if mapped is not None:
             self.tables.release()
             self.bytes.release()
             with suppress(BufferError):  # the last view is about to go
-                self._map.close()
-            self._map = None
+                mapped.close()
 
     def _close(self) -> None:
         with closing_fds:
