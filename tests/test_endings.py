@@ -624,3 +624,49 @@ def test_dropping_and_shutting_down_meanwhile() -> None:
 def test_serialization_error_is_what_pickle_raises() -> None:
     with Executor("process", 1) as executor, pytest.raises(SerializationError):
         executor.submit(abs, threading.Lock()).result()
+
+
+class Interrupted:
+    """A lock in whose taking Ctrl-C comes, once: it is taken then."""
+
+    def __init__(self, lock: Any):
+        self._lock = lock
+        self.interrupts = 0
+
+    def __enter__(self) -> Any:
+        return self._lock.__enter__()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._lock.release()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lock, name)
+
+    def acquire(self, blocking: bool = True) -> bool:
+        taken = self._lock.acquire(blocking)
+        if not blocking and not self.interrupts:
+            self.interrupts += 1
+            raise KeyboardInterrupt
+        return bool(taken)
+
+
+def test_ctrl_c_while_it_is_looked_whether_a_lock_is_free() -> None:
+    executor = Executor("thread", 1)
+    driver: Any = executor._driver
+    lock = driver._lock
+    driver._lock = interrupted = Interrupted(lock)
+    with pytest.raises(KeyboardInterrupt):
+        executor.shutdown(wait=False)
+    assert interrupted.interrupts == 1
+    free: list[bool] = []
+
+    def look() -> None:
+        if lock.acquire(blocking=False):
+            lock.release()
+            free.append(True)
+
+    other = threading.Thread(target=look)
+    other.start()
+    other.join()
+    assert free, "the lock was kept"
+    executor.shutdown()

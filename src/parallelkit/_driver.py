@@ -36,7 +36,7 @@ from ._core.scheduler import Ended, Fact, Flight, GivenBack, Pulled, Scheduler
 from ._core.splitters import Splitter
 from ._lifetime import INHERITED, is_over, register
 from ._time_limits import watch
-from ._work import owned
+from ._work import is_free, owned
 from ._worker import works_for
 from .backends.base import Backend, Event, Rejected, Settled, WorkerJoined, WorkerLeft
 from .errors import WorkerDied
@@ -271,8 +271,7 @@ class Driver:
             return
         if self.backend.is_inside():
             call_soon(self._advance)
-        elif self._lock.acquire(blocking=False):
-            self._lock.release()
+        elif is_free(self._lock):
             self._advance()
 
     def _advance(self, *, resolve: bool = True) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "as_item_error",
     "harmless",
     "initializer_failed",
+    "is_free",
     "owned",
     "task_timeout_error",
     "thread_refused",
@@ -230,6 +231,15 @@ class LocalClaim:
 def owned(lock: Any) -> bool:
     """Whether the calling thread holds this `threading.RLock`."""
     return bool(lock._is_owned())
+
+
+def is_free(lock: Any) -> bool:
+    """Whether nobody holds this `threading.RLock`, the calling thread least of all."""
+    try:
+        return bool(lock.acquire(blocking=False))
+    finally:
+        if owned(lock):  # also where Ctrl-C comes just after it was taken
+            lock.release()
 
 
 def is_async(function: object) -> bool:

@@ -130,7 +130,7 @@ class Peer:
         self._owner = owner
         self._selector = selector
         self._lock = threading.RLock()  # which knows who has it
-        self._reading = threading.Lock()  # held by the one thread that reads answers and takes them in
+        self._reading = threading.RLock()  # held by the one thread that reads answers and takes them in
         self._claims = claims
         self._gone = False
         self._knows: set[int] = set()
@@ -260,9 +260,11 @@ class Peer:
 
         It saves the way from the listening thread to the one that waits, half of a short round trip.
         """
-        if not self._selector.can_pause or not self._reading.acquire(blocking=False):
+        if not self._selector.can_pause or owned(self._reading):
             return False
         try:
+            if not self._reading.acquire(blocking=False):
+                return False
             with self._lock:
                 if not self._open:
                     return False
@@ -279,10 +281,11 @@ class Peer:
                     break
             return True
         finally:
-            with self._lock:
-                if self._open:
-                    self._selector.resume(self._up_fd)
-            self._reading.release()
+            if owned(self._reading):  # also where Ctrl-C comes just after it was taken
+                with self._lock:
+                    if self._open:
+                        self._selector.resume(self._up_fd)
+                self._reading.release()
 
     def _read_or_kill(self) -> bool:
         try:
