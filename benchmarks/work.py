@@ -94,8 +94,13 @@ def _scaled(shape: Sequence[float], loops: float) -> list[int]:
 
 def halves(costs: Sequence[int]) -> list[list[int]]:
     """Two lists of the same items whose sums are as good as equal."""
-    least = [(0, 0), (0, 1)]
-    parts: list[list[int]] = [[], []]
+    return even_parts(costs, 2)
+
+
+def even_parts(costs: Sequence[int], count: int) -> list[list[int]]:
+    """So many lists of the same items, whose sums are as good as equal."""
+    least = [(0, which) for which in range(count)]
+    parts: list[list[int]] = [[] for _ in range(count)]
     for cost in sorted(costs, reverse=True):
         loops, which = heappop(least)
         parts[which].append(cost)
@@ -104,15 +109,15 @@ def halves(costs: Sequence[int]) -> list[list[int]]:
 
 
 class SideBySide:
-    """Two plain processes that each do their half: the most that this machine gives to two workers."""
+    """Plain processes that each do their part: the most that this machine gives to so many workers."""
 
-    def __init__(self) -> None:
+    def __init__(self, workers: int = 2) -> None:
         methods = multiprocessing.get_all_start_methods()
         context: Any = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
         self._ends = []
-        for _ in range(2):
+        for _ in range(workers):
             ours, theirs = context.Pipe()
-            context.Process(target=_do_halves, args=(theirs,), daemon=True).start()
+            context.Process(target=_do_parts, args=(theirs,), daemon=True).start()
             theirs.close()
             self._ends.append(ours)
 
@@ -128,7 +133,7 @@ class SideBySide:
         return perf_counter() - began, answers
 
 
-def _do_halves(end: Any) -> None:
+def _do_parts(end: Any) -> None:
     while True:
         try:
             task: Callable[[], Any] = end.recv()

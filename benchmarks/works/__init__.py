@@ -1,0 +1,1 @@
+"""What is measured. The table of all works is in `table.py`."""
