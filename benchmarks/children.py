@@ -25,7 +25,10 @@ MARK = "PARALLELKIT_BENCHMARK"
 """In the environment of all children, and so of all that they start."""
 
 LOOK_SECONDS = 0.05
-"""How often memory is looked at, and whether a child still lives."""
+"""How often it is looked whether a child still lives."""
+
+MEMORY_SECONDS = 0.01
+"""How often memory is looked at."""
 
 
 class Trouble(Exception):
@@ -40,7 +43,7 @@ class Child:
         self.fresh = True
         self._restless = restless
         self._began = monotonic()
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the child lives
         self._text = b""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.side", side, work, json.dumps(plan.as_json())],
@@ -75,7 +78,7 @@ class Child:
         except BrokenPipeError:
             raise Trouble(f"fails: {self._last_words()}") from None
         until = monotonic() + seconds
-        while case.watch and not self._has_line(LOOK_SECONDS) and monotonic() < until:
+        while case.watch and not self._has_line(MEMORY_SECONDS) and monotonic() < until:
             peak = max(peak, memory(self._process.pid))
         answer = self._answer(until - monotonic(), seconds)
         self.pause()

@@ -72,17 +72,15 @@ class WorkRun:
 
     def __init__(
         self,
-        work: str,
-        what: Work,
+        work: Work,
         sides: Iterable[str],
         plan: Plan,
         limits: Limits,
         environment: dict[str, str],
         told: Callable[[str], None] = print,
     ):
-        self.name = work
-        self.work = what
-        self.cases = what.cases(plan)
+        self.work = work
+        self.cases = work.cases(plan)
         self.plan = plan
         self.limits = limits
         self.environment = environment
@@ -143,7 +141,9 @@ class WorkRun:
                         outcome.trouble = outcome.trouble or f"does not start: {trouble}"
 
     def _new_child(self, side: str) -> Child:
-        return Child(side, self.name, self.plan, self.environment, self._kinds[side].restless)
+        return Child(
+            side, self.work.spelled or self.work.name, self.plan, self.environment, self._kinds[side].restless
+        )
 
     def _end_child(self, side: str) -> None:
         child = self._children.pop(side, None)
@@ -169,7 +169,7 @@ class WorkRun:
             return ""
         if not smaller.values:
             return smaller.trouble
-        expected = median(smaller.values) * case.times
+        expected = case.steady + max(0.0, median(smaller.values) - case.steady) * case.times
         return f"too slow (about {expected:.0f} s)" if expected > self._limit(case) else ""
 
     def _limit(self, case: Case) -> float:

@@ -21,7 +21,7 @@ from functools import partial, reduce
 from typing import Any
 
 CHUNK_SECONDS = 0.01
-"""How long a chunk should take where its size is chosen by hand: what carries it is then less than a tenth."""
+"""How long a chunk takes where its size is chosen by hand: what carries it is then less than a tenth."""
 
 Function = Callable[[Any], Any]
 
@@ -48,7 +48,8 @@ class Side:
         ours: whether it is parallelkit.
         reference: it is no peer: a serial loop or a floor.
         processes: its workers are processes, and not threads or coroutines.
-        restless: it uses the processor while it has nothing to do, and is stopped while others have their turn.
+        restless: it uses the processor while it has nothing to do; it is stopped while others have their
+            turn.
         item_seconds: about how long an item of the present case takes, for sides that are tuned.
     """
 

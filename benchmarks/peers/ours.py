@@ -1,4 +1,4 @@
-"""parallelkit, everywhere with the same defaults; and what is no peer: the serial loop, and plain processes."""
+"""parallelkit, with the same defaults everywhere; and what is no peer: a serial loop, plain processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PROCESSES = frozenset({"start", "map", "stream", "call", "shared", "reduce", "me
 
 
 class Parallelkit(Side):
-    """`pmap`, `pimap` and `preduce` on so many workers, `Executor.submit` for one call; nothing else is set."""
+    """`pmap`, `pimap` and `preduce` on so many workers, `Executor.submit` for one call; no other option."""
 
     family = "parallelkit"
     distribution = "parallelkit"

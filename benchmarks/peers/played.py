@@ -1,6 +1,6 @@
-"""Not peers, but their rules for the size of chunks, on workers that are played: see `benchmarks/works/scale.py`.
+"""Not peers, but their rules for the size of chunks, on workers that are played: see `works/scale.py`.
 
-Four equal chunks for each worker, as `Pool.map` makes them, and chunks of one item, as `imap` and executors do.
+Four equal chunks for each worker, as `Pool.map` makes them, and chunks of one, as `imap` and executors do.
 """
 
 from __future__ import annotations

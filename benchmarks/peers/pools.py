@@ -14,7 +14,7 @@ ALL = frozenset({"start", "map", "stream", "call", "shared", "reduce", "merge"})
 
 
 class Pool(Side):
-    """`Pool(workers).map` with its own chunks, four for each worker; a stream is `imap` with chunks of one."""
+    """`Pool(workers).map` with its own chunks, four for each worker."""
 
     family = "multiprocessing"
     offers = ALL - {"stream", "merge"}
@@ -195,7 +195,7 @@ class Mpire(Side):
         self.pool.terminate()
 
     def map(self, function: Function, items: Iterable[Any]) -> list[Any]:
-        """Items as tuples of arguments, since an array would be taken for one of items; results as they are."""
+        """Items as tuples of arguments, since an array would be taken for one of items."""
         arguments = ((item,) for item in items)
         return self.pool.map(  # type: ignore[no-any-return]
             function, arguments, concatenate_numpy_output=False, **self.sizes(items)

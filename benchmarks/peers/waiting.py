@@ -43,7 +43,7 @@ class ThreadPool(Side):
         self.pool = multiprocessing.pool.ThreadPool(self.workers)
 
     def map(self, function: Function, items: Iterable[Any]) -> list[Any]:
-        return self.pool.map(function, items, chunksize=1)
+        return self.pool.map(function, items, chunksize=1)  # type: ignore[no-any-return]
 
 
 class PathosThreads(ThreadPool):

@@ -1,8 +1,8 @@
 """What a work is: cases, each measured on every side that offers what it needs, and checked.
 
-A work runs in one child process for each side, see `benchmarks/side.py`. Its cases are the same objects in the
-parent, which needs their names and limits, and in the child, which measures. So a module of works imports
-NumPy and the like where they are used.
+A work runs in one child process for each side, see `benchmarks/side.py`. The parent has the same cases, for
+their names and limits, as the child, which measures. So a module of works imports NumPy and the like where
+they are used.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class Case:
         unit: "second" or "byte".
         tail: the 99th percentile is a row too.
         limit: seconds of a round, after which a side is too slow; 0 for that of the run.
-        grows_from, times: a smaller case, and how many times as much work this is: a side that was slow
-            there, or would be too slow here, is not tried.
+        grows_from, times, steady: a smaller case, and how many times as much this is, but for the seconds
+            that stay the same: a side that was too slow there, or would be here, is not tried.
         rounds: the most; 0 for those of the work.
         apart: each round in a new child, which is killed after it.
         watch: what is measured is how far the memory of all of the side's processes grows.
@@ -100,6 +100,7 @@ class Case:
     limit: float = 0.0
     grows_from: str = ""
     times: float = 1.0
+    steady: float = 0.0
     rounds: int = 0
     apart: bool = False
     watch: bool = False
@@ -123,6 +124,7 @@ class Work:
         workers: of sides that offer one of these, instead of the number of processes.
         quick_clusters: whether `--quick` starts the clusters too, which take seconds.
         plot: the kind of its picture, see `plots.py`.
+        spelled: as "package.module:NAME", where the work is not in our table.
     """
 
     number: int
@@ -136,6 +138,7 @@ class Work:
     workers: int = 0
     quick_clusters: bool = False
     plot: str = "bars"
+    spelled: str = ""
 
 
 # ---------------------------------------------------------------- measuring

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -13,7 +13,7 @@ from .base import QUICK, Case, Plan, Work, floor_of, mapped, slices
 
 SQUARE_SECONDS = 5e-8
 
-KINDS = {
+KINDS: dict[str, Callable[[int], Any]] = {
     "range": range,
     "list": lambda count: list(range(count)),
     "generator": lambda count: (number for number in range(count)),
@@ -26,7 +26,11 @@ def tiny_cases(plan: Plan) -> list[Case]:
     default = {(kind, count) for kind in KINDS for count in (10_000, 100_000)} | {("range", 1_000_000)}
     full = {(kind, count) for kind in KINDS for count in (10_000, 100_000, 1_000_000)}
     wanted = plan.choose(quick, default, full)
-    return [tiny_case(kind, count, wanted) for kind in KINDS for count in sorted({c for k, c in wanted if k == kind})]
+    return [
+        tiny_case(kind, count, wanted)
+        for kind in KINDS
+        for count in sorted({c for k, c in wanted if k == kind})
+    ]
 
 
 def tiny_case(kind: str, count: int, wanted: set[tuple[str, int]]) -> Case:
@@ -49,27 +53,32 @@ def tiny_case(kind: str, count: int, wanted: set[tuple[str, int]]) -> Case:
 
 def grain_cases(plan: Plan) -> list[Case]:
     """Coarse items first."""
-    total = plan.choose(0.1, 0.25, 0.5) * plan.workers
-    grains = plan.choose([1e-2, 1e-3, 1e-4, 1e-5], [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6], [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6])
+    grains = [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6]
+    if plan.level == QUICK:
+        grains = grains[1:-1]
     cases: list[Case] = []
     for grain in grains:
-        count = max(2 * plan.workers, round(total / grain))
-        loops = max(1, round(grain * plan.speed))
-        cases.append(
-            mapped(
-                f"{count:,} items of {grain_text(grain)}",
-                burn,
-                lambda loops=loops, count=count: [loops] * count,
-                grows_from=cases[-1].name if cases else "",
-                times=10,
-                ideal=1 / plan.workers,
-                item_seconds=grain,
-                panel="efficiency",
-                x=grain,
-                **floor_of(burn, lambda n, loops=loops, count=count: slices([loops] * count, n)),
-            )
-        )
+        cases.append(grain_case(grain, plan, cases[-1].name if cases else ""))
     return cases
+
+
+def grain_case(grain: float, plan: Plan, coarser: str) -> Case:
+    each = plan.choose(0.1, 0.25, 0.5)  # seconds of work for each worker
+    count = plan.workers * max(2, round(each / grain))
+    items = [max(1, round(grain * plan.speed))] * count
+    return mapped(
+        f"{count:,} items of {grain_text(grain)}",
+        burn,
+        lambda: items,
+        grows_from=coarser,
+        times=10,
+        steady=each * plan.workers,
+        ideal=1 / plan.workers,
+        item_seconds=grain,
+        panel="efficiency",
+        x=grain,
+        **floor_of(burn, lambda processes: slices(items, processes)),
+    )
 
 
 def grain_text(seconds: float) -> str:
@@ -121,8 +130,8 @@ WORKS = [
         number=4,
         name="grain",
         title="Grain sweep",
-        text="The same work cut into items of 1 µs to 100 ms. Efficiency is the ideal over what was measured; "
-        "the ideal is the serial loop's time divided by the number of workers.",
+        text="The same work cut into items of 1 µs to 100 ms. Efficiency is the ideal over what was "
+        "measured; the ideal is the serial loop's time divided by the number of workers.",
         cases=grain_cases,
         plot="grain",
     ),
@@ -130,8 +139,8 @@ WORKS = [
         number=5,
         name="skew",
         title="Skewed work",
-        text="Two thousand items of different costs. The ideal is the serial loop's time divided by the number "
-        "of workers, or the largest item where that takes longer.",
+        text="Two thousand items of different costs. The ideal is the serial loop's time divided by the "
+        "number of workers, or the largest item where that takes longer.",
         cases=skew_cases,
         quick_clusters=True,
         plot="skew",

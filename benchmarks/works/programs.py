@@ -142,29 +142,30 @@ def program_cases(plan: Plan) -> list[Case]:
     width = plan.choose(100, 240, 400)
     points, folder = plan.choose(3000, 20_000, 40_000), plan.folder
     most = plan.choose(20_000, 80_000, 200_000)
+    files, pictures = plan.choose(16, FILES, 2 * FILES), plan.choose(8, 32, 64)
     cases = [
         program(
-            f"Mandelbrot set, {width} rows", partial(mandelbrot_row, width), lambda: range(width), ideal=ideal,
-            item_seconds=0.003,
+            f"Mandelbrot set, {width} rows", partial(mandelbrot_row, width), lambda: range(width),
+            ideal=ideal, item_seconds=0.003,
         ),
         program(
-            f"parse {plan.choose(16, FILES, 2 * FILES)} JSON files", parse_file, lambda: files_of(folder, "json"),
+            f"parse {files} JSON files", parse_file, lambda: files_of(folder, "json"),
             ideal=ideal, item_seconds=0.001,
         ),
         program(
-            f"pi by Monte Carlo, 100 × {points:,} points", partial(inside_circle, points), lambda: range(100),
-            ideal=ideal, item_seconds=2e-7 * points,
+            f"pi by Monte Carlo, 100 times {points:,} points", partial(inside_circle, points),
+            lambda: range(100), ideal=ideal, item_seconds=2e-7 * points,
         ),
         program(
-            f"gzip {plan.choose(16, FILES, 2 * FILES)} files", zip_file, lambda: files_of(folder, "json"),
+            f"gzip {files} files", zip_file, lambda: files_of(folder, "json"),
             ideal=ideal, item_seconds=0.005,
         ),
         program(
             f"primes below {most:,}", is_prime, lambda: range(2, most), ideal=ideal, item_seconds=5e-6,
         ),
         program(
-            f"blur {plan.choose(8, 32, 64)} frames of 1280 × 720", blurred,
-            lambda: frames(plan.choose(8, 32, 64)), proof_of_frames, ideal=ideal, item_seconds=0.02,
+            f"blur {pictures} frames of 1280 by 720", blurred,
+            lambda: frames(pictures), proof_of_frames, ideal=ideal, item_seconds=0.02,
         ),
         cross_validation(plan.choose(500, 1500, 3000), ideal),
     ]  # fmt: skip
@@ -176,8 +177,8 @@ WORKS = [
         number=11,
         name="programs",
         title="Real programs",
-        text="A map over rows, seeds, files, numbers, frames or folds. The ideal is the serial loop's time divided "
-        "by the number of workers.",
+        text="A map over rows, seeds, files, numbers, frames or folds. The ideal is the serial loop's time "
+        "divided by the number of workers.",
         cases=program_cases,
         prepare=write_files,
         plot="skew",

@@ -68,9 +68,9 @@ WORKS = [
         name="scale",
         title="Scale on paper",
         text="The scheduler and driver of parallelkit with workers and a clock that are played "
-        "(`benchmarks/simulation.py`), a second of work for each worker, against the lower bound: the largest "
-        "of a worker's share and the largest item. A chunk costs its worker 0.1 ms besides its items; what the "
-        "parent itself takes is not played.",
+        "(`benchmarks/simulation.py`), against the lower bound, which is shown as one second: a worker's "
+        "share, or the largest item. A chunk costs its worker 0.1 ms besides its items; what the parent "
+        "itself takes is not played.",
         cases=scale_cases,
         rounds=1,
         plot="scale",

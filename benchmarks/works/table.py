@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 
 from . import arrays, calls, many, programs, scale, waiting, whole
@@ -24,5 +25,5 @@ def work_named(name: str) -> Work:
     if ":" in name:
         module, _, attribute = name.partition(":")
         work: Work = getattr(import_module(module), attribute)
-        return work
+        return replace(work, spelled=name)
     return by_number[name] if name in by_number else WORKS[name]

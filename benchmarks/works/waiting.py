@@ -99,7 +99,7 @@ WORKS = [
         number=9,
         name="threads",
         title="Waiting work on threads",
-        text=f"`time.sleep(0.01)` in pools of {THREADS} threads. parallelkit is `Executor('thread', {THREADS})`.",
+        text=f"`time.sleep(0.01)` in pools of {THREADS} threads.",
         cases=thread_cases,
         workers=THREADS,
     ),
@@ -107,8 +107,8 @@ WORKS = [
         number=10,
         name="coroutines",
         title="Coroutines",
-        text=f"At most {TASKS} at a time in one event loop; aiomultiprocess, and parallelkit where items compute "
-        "too, have an event loop in each worker process. The ideal leaves out what it costs to have a coroutine.",
+        text=f"At most {TASKS} at a time in one event loop; aiomultiprocess, and parallelkit where items "
+        "compute too, have an event loop in each worker process. The ideal leaves out what coroutines cost.",
         cases=coroutine_cases,
         workers=TASKS,
     ),

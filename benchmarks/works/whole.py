@@ -116,8 +116,7 @@ def endless(side: Side, round_number: int) -> Measured:
 
 
 def stream_cases(plan: Plan) -> list[Case]:
-    length, many = plan.choose(2000, 10_000, 20_000), plan.choose(20_000, 1_000_000, 1_000_000)
-    before = "" if plan.level == 0 else f"first result of a generator of {length:,}"
+    length, many = plan.choose(2000, 10_000, 20_000), plan.choose(20_000, 200_000, 1_000_000)
     return [
         Case(
             name=f"first result of a generator of {length:,}",
@@ -141,8 +140,8 @@ def stream_cases(plan: Plan) -> list[Case]:
             needs="stream",
             unit="byte",
             watch=True,
-            grows_from=before,
-            times=many / length,
+            rounds=2,
+            limit=plan.choose(4.0, 20.0, 120.0),
             panel="growth of memory",
             leaves_out={"serial loop": ""},
         ),
@@ -154,9 +153,9 @@ WORKS = [
         number=7,
         name="reduce",
         title="Reduce",
-        text="Peers have no reduction: with their defaults, all results come to the caller, who adds them; in "
-        "the tuned form, the caller cuts the input into four pieces for each worker, and adds the sums of the "
-        "pieces. parallelkit is given the function, the operation and the input.",
+        text="Peers have no reduction: with their defaults, all results come to the caller, who adds them; "
+        "in the tuned form, the caller cuts the input into four pieces for each worker, and adds the sums "
+        "of the pieces. parallelkit is given the function, the operation and the input.",
         cases=reduce_cases,
     ),
     Work(
