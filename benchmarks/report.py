@@ -177,7 +177,8 @@ def with_spread(side: str, line: Line) -> str:
     if not spread or line.row.facts["unit"] == "byte":
         return text
     number, unit = text.split()
-    return f"{number} ± {spread * float(number) / value:.1g} {unit}"
+    scaled = spread * float(number) / value
+    return f"{number} ± {scaled:.0f} {unit}" if scaled >= 1 else f"{number} ± {scaled:.1g} {unit}"
 
 
 def with_rate(side: str, line: Line) -> str:

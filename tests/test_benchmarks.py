@@ -189,7 +189,7 @@ def test_the_report_names_the_rows_in_which_we_are_behind() -> None:
     assert "ahead of every peer in 1, within 3 % of the floor in 0, behind in 2" in top
     assert "  - first: 2.1 s, loky 1 s (2.10 times)" in top
     assert "  - third: too slow (> 3 s)" in top
-    assert "second" not in top
+    assert "- second" not in top
     assert tables.count("**behind**") == 2
     assert "the serial loop is faster" in tables
     assert "Not installed: ray." in text
