@@ -217,8 +217,10 @@ def with_ours(
                 curve(axis, rows, side, y, **OURS)
         for side, style in zip(sides, FORMS, strict=False):
             curve(axis, rows, side, y, **style)
+        drawn = bool(axis.lines)
         dress(axis)
-        axis.legend(fontsize=6, frameon=False, handlelength=3)
+        if drawn:
+            axis.legend(fontsize=6, frameon=False, handlelength=3)
 
     return fill
 

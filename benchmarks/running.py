@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from statistics import median
+from time import monotonic
 
-from .children import Child, Trouble
+from .children import MARK, Child, Trouble, end_all_marked
 from .peers.base import Side, missing
 from .peers.table import side_named
 from .works.base import Case, Plan, Work
@@ -98,10 +99,7 @@ class WorkRun:
             for case in self.cases:
                 self._run_case(case)
         finally:
-            for child in self._children.values():
-                child.begin_to_end()
-            for child in self._children.values():
-                child.end(END_SECONDS)
+            self._end_all()
         return self.outcomes
 
     # Who takes part
@@ -149,6 +147,15 @@ class WorkRun:
         child = self._children.pop(side, None)
         if child is not None:
             child.end()
+
+    def _end_all(self) -> None:
+        """In good order, if they can; what they have left behind is killed."""
+        until = monotonic() + END_SECONDS
+        for child in self._children.values():
+            child.begin_to_end()
+        for child in self._children.values():
+            child.end(max(0.0, until - monotonic()))
+        end_all_marked(self.environment[MARK])
 
     # Rounds
 
@@ -210,6 +217,7 @@ class WorkRun:
         except Trouble as trouble:
             outcome.trouble = str(trouble)
             outcome.rounds.clear()
+        if outcome.trouble or case.apart:
             self._end_child(side)
 
     def _compare(self, case: Case, side: str, proof: str) -> None:

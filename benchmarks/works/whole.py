@@ -139,6 +139,7 @@ def stream_cases(plan: Plan) -> list[Case]:
             measure=partial(whole_stream, length=many),
             needs="stream",
             unit="byte",
+            apart=True,  # memory that was used before would be used again
             watch=True,
             rounds=2,
             limit=plan.choose(4.0, 20.0, 120.0),
