@@ -35,6 +35,15 @@ OURS = {"color": BLUE, "marker": "o", "linestyle": "-", "linewidth": 2.2, "zorde
 FLOOR = {"color": "#000000", "linestyle": (0, (1, 2)), "linewidth": 1.2}
 LIMITS = {"floor": (0, (1, 1)), "ideal": "--", "serial loop": "-."}
 
+TEXT: dict[str, Any] = {
+    "xytext": (4, 0),
+    "textcoords": "offset points",
+    "zorder": 6,
+    "va": "center",
+    "fontsize": 6.5,
+    "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.4},
+}
+
 WIDTH = 9.5
 """Inches."""
 
@@ -70,6 +79,19 @@ def grid(panels: Sequence[Panel], columns: int, height: float, **options: Any) -
     return figure
 
 
+def with_legend(figure: Any) -> Any:
+    """One for all panels, below them, where it hides nothing."""
+    found = {}
+    for axis in figure.axes:
+        handles, labels = axis.get_legend_handles_labels()
+        found.update(zip(labels, handles, strict=True))
+    if found:
+        figure.legend(
+            found.values(), found.keys(), loc="outside lower center", ncols=len(found), frameon=False
+        )
+    return figure
+
+
 # ---------------------------------------------------------------- bars
 
 
@@ -78,7 +100,7 @@ def bars(group: Group) -> Any:
     found = [line for row in group.rows for line in lines_of(group.title, row)]
     most = max(len(line.row.benchmarks) + len(line.row.troubles) for line in found)
     panels = [(line.name, filled_with_bars(line, _all_sides(line))) for line in found]
-    return grid(panels, min(2, len(panels)), 0.16 * most + 0.8)
+    return with_legend(grid(panels, min(2, len(panels)), 0.16 * most + 0.8))
 
 
 def bars_of_largest(group: Group) -> Any:
@@ -94,7 +116,7 @@ def bars_of_best(group: Group) -> Any:
 def _best_forms(found: list[Line]) -> Any:
     most = max(len(best_forms(line)) for line in found)
     panels = [(line.name, filled_with_bars(line, best_forms(line))) for line in found]
-    return grid(panels, min(2, len(panels)), 0.16 * most + 0.8)
+    return with_legend(grid(panels, min(2, len(panels)), 0.16 * most + 0.8))
 
 
 def _all_sides(line: Line) -> list[str]:
@@ -125,18 +147,15 @@ def filled_with_bars(line: Line, sides: Iterable[str]) -> Callable[[Any], None]:
         for place, (side, value) in enumerate(zip(order, values, strict=True)):
             if value:
                 axis.barh(place, max(value, start) - start, left=start, height=0.72, **_bar_style(line, side))
-                axis.text(max(value, start), place, f" {_label(value, line)}", va="center", fontsize=6.5)
+                axis.annotate(_label(value, line), (max(value, start), place), **TEXT)
             else:
-                trouble = line.row.troubles[side][:38]
-                axis.text(start, place, f" {trouble}", va="center", fontsize=6.5, style="italic")
+                axis.annotate(line.row.troubles[side][:38], (start, place), style="italic", **TEXT)
         for name, limit in limits.items():
             axis.axvline(limit, color="black", linestyle=LIMITS[name], linewidth=1, label=name, zorder=4)
         axis.set_yticks(range(len(order)), order, fontsize=7)
         for tick, side in zip(axis.get_yticklabels(), order, strict=True):
             tick.set_fontweight("bold" if ours(side) else "normal")
         axis.set_ylim(-0.6, len(order) - 0.4)
-        if limits:
-            axis.legend(fontsize=6, loc="lower right", frameon=True, framealpha=0.9, handlelength=2.5)
 
     return fill
 
@@ -150,7 +169,7 @@ def _limits(line: Line) -> dict[str, float]:
 
 def _scale(axis: Any, values: list[float], unit: str) -> None:
     """Logarithmic where the values are far apart, with room for the numbers at the ends of the bars."""
-    divisor, name = (2**20, "MiB") if unit == "byte" else (1.0, "seconds")
+    name = "growth" if unit == "byte" else "time"
     least, most = min(values), max(values)
     if most > 12 * least:
         axis.set_xscale("log")
@@ -160,23 +179,26 @@ def _scale(axis: Any, values: list[float], unit: str) -> None:
     else:
         axis.set_xlim(0, most * 1.3)
         axis.set_xlabel(name)
-    if unit == "byte":
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value / divisor:g}")
-    else:
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.xaxis.set_major_formatter(lambda value, _: number(value, unit))
     axis.xaxis.set_minor_formatter("")
 
 
 def _bar_style(line: Line, side: str) -> dict[str, Any]:
     if ours(side):
-        return {"color": BLUE, "edgecolor": "black"}
+        return {"color": BLUE, "edgecolor": "black", "label": "parallelkit"}
     if side == line.best_peer:
-        return {"color": ORANGE, "edgecolor": "black", "hatch": "///"}
+        return {"color": ORANGE, "edgecolor": "black", "hatch": "///", "label": "the best peer"}
     return {"color": GREY, "edgecolor": "#808080"}
 
 
 def _label(value: float, line: Line) -> str:
-    return f"{value / 2**20:.3g} MiB" if line.row.facts["unit"] == "byte" else time_text(value)
+    return number(value, line.row.facts["unit"])
+
+
+def number(value: float, unit: str) -> str:
+    if unit == "byte":
+        return f"{value / 2**20:.3g} MiB"
+    return time_text(value) if value > 0 else "0"
 
 
 # ---------------------------------------------------------------- curves
@@ -239,7 +261,7 @@ def grain(group: Group) -> Any:
         (family, with_ours(group.rows, sides, lambda line: line.ideal, dress))
         for family, sides in families(group.rows).items()
     ]
-    return grid(panels, 3, 2.1)
+    return grid(panels, 3, 2.1) if panels else bars(group)
 
 
 def arrays(group: Group) -> Any:
@@ -268,7 +290,7 @@ def arrays(group: Group) -> Any:
         for family, sides in families(rows).items()
         for way in ways
     ]
-    return grid(panels, max(1, len(ways)), 1.9, sharey=True)
+    return grid(panels, len(ways), 1.9, sharey=True) if panels else bars(group)
 
 
 def scale(group: Group) -> Any:
@@ -287,7 +309,7 @@ def scale(group: Group) -> Any:
         rows = [row for row in group.rows if row.facts["panel"] == law]
         others = [side for sides in families(rows).values() for side in sides]
         panels.append((law, with_ours(rows, others, lambda line: line.ideal, dress)))
-    return grid(panels, 3, 2.1)
+    return grid(panels, 3, 2.1) if panels else bars(group)
 
 
 KINDS: dict[str, Callable[[Group], Any]] = {

@@ -12,9 +12,6 @@ from .peers.base import Side, missing
 from .peers.table import side_named
 from .works.base import Case, Plan, Work
 
-END_SECONDS = 8.0
-"""How long all children together may take to leave in good order."""
-
 HOPELESS = 3.0
 """After two rounds, a side that takes so many times as long as the best has no more rounds."""
 
@@ -36,15 +33,22 @@ class Limits:
         round_seconds: after which a side is too slow.
         start_seconds: for a side to be ready.
         case_seconds: that a side may spend on one case; it has one round at least.
+        end_seconds: for all children together to leave in good order.
     """
 
     rounds: int
     round_seconds: float
     start_seconds: float
     case_seconds: float
+    end_seconds: float
 
 
-LIMITS = (Limits(2, 3.0, 40.0, 1.0), Limits(5, 12.0, 60.0, 6.0), Limits(11, 60.0, 90.0, 60.0))
+LIMITS = (
+    Limits(2, 1.5, 30.0, 0.5, 2.0),
+    Limits(5, 12.0, 60.0, 6.0, 8.0),
+    Limits(11, 60.0, 90.0, 60.0, 8.0),
+)
+"""By level: quick, default, full."""
 
 
 @dataclass
@@ -150,7 +154,7 @@ class WorkRun:
 
     def _end_all(self) -> None:
         """In good order, if they can; what they have left behind is killed."""
-        until = monotonic() + END_SECONDS
+        until = monotonic() + self.limits.end_seconds
         for child in self._children.values():
             child.begin_to_end()
         for child in self._children.values():

@@ -27,7 +27,7 @@ from benchmarks.works.base import DEFAULT, FULL, QUICK, Plan  # noqa: E402
 from benchmarks.works.table import WORKS, work_named  # noqa: E402
 
 HERE = "programs.fake_peers"
-LIMITS = Limits(rounds=3, round_seconds=2.0, start_seconds=20.0, case_seconds=60.0)
+LIMITS = Limits(rounds=3, round_seconds=2.0, start_seconds=20.0, case_seconds=60.0, end_seconds=5.0)
 
 
 @pytest.fixture

@@ -113,12 +113,12 @@ def copying(size: int, times: int = 1) -> Callable[[Floor, int], Measured]:
 
 
 def array_cases(plan: Plan) -> list[Case]:
-    sizes = plan.choose([64 * KIB, 8 * MIB], list(VOLUMES), list(VOLUMES))
+    sizes = plan.choose([8 * MIB], list(VOLUMES), list(VOLUMES))
     cases = []
     for way in ("in", "out", "in and out"):
         times = 2 if way == "in and out" else 1
         for size in sizes:
-            volume = VOLUMES[size] * plan.choose(1, 1, 2) // plan.choose(2, 1, 1)
+            volume = VOLUMES[size] * plan.choose(1, 1, 2) // plan.choose(4, 1, 1)
             text = f"{size // KIB} KiB" if size < MIB else f"{size // MIB} MiB"
             cases.append(
                 Case(
@@ -137,7 +137,7 @@ def array_cases(plan: Plan) -> list[Case]:
 
 
 def shared_case(plan: Plan) -> Case:
-    size, tasks = plan.choose(32, 128, 400) * MIB, plan.choose(100, 200, 1000)
+    size, tasks = plan.choose(16, 128, 400) * MIB, plan.choose(50, 200, 1000)
     expected: list[float] = []
 
     def prepare() -> Any:

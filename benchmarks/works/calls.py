@@ -44,7 +44,9 @@ def start_cases(plan: Plan) -> list[Case]:
         "second": "second call on workers that are there, two items",
     }
     return [
-        Case(name=name, measure=partial(measure, which), needs="start", panel=name)
+        Case(
+            name=name, measure=partial(measure, which), needs="start", rounds=plan.choose(1, 0, 0), panel=name
+        )
         for which, name in rows.items()
     ]
 
