@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def run(given: tuple[Plan, dict[str, str]], *peers: str, work: str = "WORK", **l
     plan, environment = given
     sides = [f"{HERE}:{peer}" for peer in peers]
     found = WorkRun(
-        work_named(f"{HERE}:{work}"), sides, plan, Limits(**{**LIMITS.__dict__, **limits}), environment, print
+        work_named(f"{HERE}:{work}"), sides, plan, replace(LIMITS, **limits), environment, print
     ).run()
     return {(case, side.partition(":")[2]): outcome for (case, side), outcome in found.items()}
 
@@ -107,6 +108,19 @@ def test_a_wrong_result_is_no_figure(plan_and_environment: Given) -> None:
 def test_a_case_may_have_a_process_for_each_round(plan_and_environment: Given) -> None:
     found = run(plan_and_environment, "Ours", work="APART")
     assert len(set(found["apart", "Ours"].values)) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_every_side_that_is_installed_does_what_it_offers(plan_and_environment: Given) -> None:
+    plan, environment = plan_and_environment
+    work = work_named(f"{HERE}:EVERY_CALL")
+    patient = replace(LIMITS, round_seconds=20.0, start_seconds=90.0)
+    found = WorkRun(work, SIDES, plan, patient, environment).run()
+    troubles = {key: outcome.trouble for key, outcome in found.items()}
+    wrong = {key: trouble for key, trouble in troubles.items() if not trouble.startswith("not installed")}
+    assert {key: trouble for key, trouble in wrong.items() if trouble} == {}
+    assert len(wrong) > 40  # those that need nothing but Python
 
 
 def nobody_is_left(given: Given) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks.peers.base import Side
-from benchmarks.works.base import Case, Measured, Plan, Work, mapped, proof_of
+from benchmarks.works.base import Case, Measured, Plan, Work, expect, mapped, proof_of
 
 
 class Good(Side):
@@ -98,3 +98,60 @@ def apart_cases(plan: Plan) -> list[Case]:
 
 WORK = Work(number=99, name="fake", title="Fake", text="Nothing.", cases=cases)
 APART = Work(number=98, name="apart", title="Apart", text="Nothing.", cases=apart_cases)
+
+
+# ---------------------------------------------------------------- every call of every side
+
+
+def negative(number: int) -> int:
+    return -number
+
+
+def plus(thing: int, number: int) -> int:
+    return thing + number
+
+
+def add(left: int, right: int) -> int:
+    return left + right
+
+
+def letters(word: str) -> dict[str, int]:
+    return dict.fromkeys(word, 1)
+
+
+async def later(number: int) -> int:
+    return -number
+
+
+def first_two(side: Side) -> list[Any]:
+    results = iter(side.stream(negative, range(5)))
+    return [next(results), next(results), *results]
+
+
+CALLS: dict[str, Callable[[Side], Any]] = {
+    "start": lambda side: side.start(negative, [0, 1, 2, 3, 4]) == [0, -1, -2, -3, -4],
+    "map": lambda side: side.map(negative, range(5)) == [0, -1, -2, -3, -4],
+    "stream": lambda side: first_two(side) == [0, -1, -2, -3, -4],
+    "call": lambda side: side.call(negative, 7) == -7,
+    "shared": lambda side: side.shared(plus, 10, [1, 2, 3]) == [11, 12, 13],
+    "reduce": lambda side: side.reduce(add, negative, range(10)) == -45,
+    "merge": lambda side: side.merge(letters, ["ab", "bc"]) == {"a": 1, "b": 2, "c": 1},
+    "coroutines": lambda side: side.coroutines(later, range(5)) == [0, -1, -2, -3, -4],
+    "loops": lambda side: side.coroutines(later, range(5)) == [0, -1, -2, -3, -4],
+    "threads": lambda side: side.map(negative, range(5)) == [0, -1, -2, -3, -4],
+}
+
+
+def call_cases(plan: Plan) -> list[Case]:
+    def measure(side: Side, needs: str) -> Measured:
+        return Measured([1.0], expect(True, CALLS[needs](side)))
+
+    def case(needs: str) -> Case:
+        return Case(
+            name=needs, measure=lambda side, round_number: measure(side, needs), needs=needs, rounds=1
+        )
+
+    return list(map(case, CALLS))
+
+
+EVERY_CALL = Work(number=97, name="calls", title="Calls", text="Nothing.", cases=call_cases)
