@@ -18,6 +18,7 @@ from matplotlib import pyplot as plt
 
 from .figures import Group, Report, Row, kind, ours, reference
 from .measuring import time_text
+from .peers.table import SIDES
 from .verdicts import Line, lines_of
 
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#C8C8C8"
@@ -79,12 +80,16 @@ def grid(panels: Sequence[Panel], columns: int, height: float, **options: Any) -
     return figure
 
 
-def with_legend(figure: Any) -> Any:
-    """One for all panels, below them, where it hides nothing."""
+def with_legend(figure: Any, wanted: Callable[[str], bool] = lambda label: True) -> Any:
+    """One for all panels, below them, where it hides nothing.
+
+    Args:
+        wanted: which labels it has; others are in the legends of panels.
+    """
     found = {}
     for axis in figure.axes:
         handles, labels = axis.get_legend_handles_labels()
-        found.update(zip(labels, handles, strict=True))
+        found.update((label, handle) for label, handle in zip(labels, handles, strict=True) if wanted(label))
     if found:
         figure.legend(
             found.values(), found.keys(), loc="outside lower center", ncols=len(found), frameon=False
@@ -205,14 +210,15 @@ def number(value: float, unit: str) -> str:
 
 
 def families(rows: Iterable[Row]) -> dict[str, list[str]]:
-    """Peers with their sides, those that have figures."""
+    """Peers with their sides that have figures, in the order of the table; no more than three at once."""
+    there = {side for row in rows for side in row.benchmarks if not ours(side) and not reference(side)}
     found: dict[str, list[str]] = {}
-    for row in rows:
-        for side in row.benchmarks:
-            sides = found.setdefault(kind(side).family, [])
-            if not ours(side) and not reference(side) and side not in sides:
-                sides.append(side)
-    return {family: sides for family, sides in found.items() if sides}
+    for side in sorted(there, key=lambda side: list(SIDES).index(side) if side in SIDES else len(SIDES)):
+        family, again = kind(side).family, 1
+        while len(found.get(name := family if again == 1 else f"{family}, {again}", ())) == 3:
+            again += 1
+        found.setdefault(name, []).append(side)
+    return found
 
 
 def curve(axis: Any, rows: Iterable[Row], side: str, y: Callable[[Line], float | None], **style: Any) -> None:
@@ -226,9 +232,13 @@ def curve(axis: Any, rows: Iterable[Row], side: str, y: Callable[[Line], float |
 
 
 def with_ours(
-    rows: list[Row], sides: list[str], y: Callable[[Line], float | None], dress: Callable[[Any], None]
+    rows: list[Row],
+    sides: list[str],
+    y: Callable[[Line], float | None],
+    dress: Callable[[Any], None],
+    legend: bool = True,
 ) -> Callable[[Any], None]:
-    """parallelkit, the floor, and the forms of one peer."""
+    """parallelkit, the floor, and the forms of one peer, which are in the legend of the panel."""
 
     def fill(axis: Any) -> None:
         everybody = dict.fromkeys(side for row in rows for side in row.benchmarks)
@@ -239,12 +249,19 @@ def with_ours(
                 curve(axis, rows, side, y, **OURS)
         for side, style in zip(sides, FORMS, strict=False):
             curve(axis, rows, side, y, **style)
-        drawn = bool(axis.lines)
         dress(axis)
-        if drawn:
-            axis.legend(fontsize=6, frameon=False, handlelength=3)
+        axis.label_outer()
+        handles, labels = axis.get_legend_handles_labels()
+        forms = [handle for handle, label in zip(handles, labels, strict=True) if not common(label)]
+        if legend and forms:
+            axis.legend(handles=forms, fontsize=6, frameon=False, handlelength=3)
 
     return fill
+
+
+def common(side: str) -> bool:
+    """It is in all panels."""
+    return ours(side) or reference(side)
 
 
 def grain(group: Group) -> Any:
@@ -254,14 +271,15 @@ def grain(group: Group) -> Any:
         axis.set_xscale("log")
         axis.set_ylim(0, 1.25)
         axis.axhline(1, color="#808080", linewidth=0.6)
-        axis.set_xlabel("seconds an item takes")
+        axis.xaxis.set_major_formatter(lambda value, _: time_text(value))
+        axis.set_xlabel("time of an item")
         axis.set_ylabel("efficiency: ideal / measured")
 
     panels = [
         (family, with_ours(group.rows, sides, lambda line: line.ideal, dress))
         for family, sides in families(group.rows).items()
     ]
-    return grid(panels, 3, 2.1) if panels else bars(group)
+    return with_legend(grid(panels, 3, 1.9, sharey=True), common) if panels else bars(group)
 
 
 def arrays(group: Group) -> Any:
@@ -285,12 +303,15 @@ def arrays(group: Group) -> Any:
                 sides,
                 lambda line: float(line.row.facts["payload"]) / 1e9,
                 dress,
+                legend=way == ways[0],
             ),
         )
         for family, sides in families(rows).items()
         for way in ways
     ]
-    return grid(panels, len(ways), 1.9, sharey=True) if panels else bars(group)
+    if not panels:
+        return bars(group)
+    return with_legend(grid(panels, len(ways), 1.5, sharey=True, sharex=True), common)
 
 
 def scale(group: Group) -> Any:
@@ -308,8 +329,8 @@ def scale(group: Group) -> Any:
     for law in dict.fromkeys(row.facts["panel"] for row in group.rows):
         rows = [row for row in group.rows if row.facts["panel"] == law]
         others = [side for sides in families(rows).values() for side in sides]
-        panels.append((law, with_ours(rows, others, lambda line: line.ideal, dress)))
-    return grid(panels, 3, 2.1) if panels else bars(group)
+        panels.append((law, with_ours(rows, others, lambda line: line.ideal, dress, legend=False)))
+    return with_legend(grid(panels, 3, 1.9, sharey=True)) if panels else bars(group)
 
 
 KINDS: dict[str, Callable[[Group], Any]] = {
