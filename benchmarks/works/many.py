@@ -142,7 +142,6 @@ WORKS = [
         text="Two thousand items of different costs. The ideal is the serial loop's time divided by the "
         "number of workers, or the largest item where that takes longer.",
         cases=skew_cases,
-        quick_clusters=True,
         plot="skew",
     ),
 ]
