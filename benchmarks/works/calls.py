@@ -104,7 +104,6 @@ WORKS = [
         text="Cold is the first time in a program, imports included, from the first line of the program on.",
         cases=start_cases,
         opens=False,
-        quick_clusters=True,
     ),
     Work(
         number=2,
