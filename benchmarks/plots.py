@@ -86,7 +86,7 @@ def with_legend(figure: Any, wanted: Callable[[str], bool] = lambda label: True)
     Args:
         wanted: which labels it has; others are in the legends of panels.
     """
-    found = {}
+    found: dict[str, Any] = {}
     for axis in figure.axes:
         handles, labels = axis.get_legend_handles_labels()
         found.update((label, handle) for label, handle in zip(labels, handles, strict=True) if wanted(label))

@@ -137,7 +137,7 @@ def array_cases(plan: Plan) -> list[Case]:
 
 
 def shared_case(plan: Plan) -> Case:
-    size, tasks = plan.choose(16, 128, 400) * MIB, plan.choose(50, 200, 1000)
+    size, tasks = plan.choose(8, 128, 400) * MIB, plan.choose(16, 100, 1000)
     expected: list[float] = []
 
     def prepare() -> Any:

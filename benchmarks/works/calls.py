@@ -43,9 +43,15 @@ def start_cases(plan: Plan) -> list[Case]:
         "again": "the same once more in the same program",
         "second": "second call on workers that are there, two items",
     }
+    rounds, limit = plan.choose(1, 0, 0), plan.choose(6.0, 40.0, 60.0)
     return [
         Case(
-            name=name, measure=partial(measure, which), needs="start", rounds=plan.choose(1, 0, 0), panel=name
+            name=name,
+            measure=partial(measure, which),
+            needs="start",
+            rounds=rounds,
+            limit=limit,
+            panel=name,
         )
         for which, name in rows.items()
     ]
