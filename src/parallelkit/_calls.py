@@ -39,6 +39,10 @@ PULL_SECONDS = 0.002
 """Pulling from a slow iterator stops after this, so that what came can start."""
 
 
+PULL_ITEMS = 256
+"""So many are pulled between two looks at the clock, at the most: the next ones may be slow."""
+
+
 class MapCall(Call):
     """A map or a reduce over an input, read by one consumer, who also pulls the input in his own thread.
 
@@ -47,6 +51,7 @@ class MapCall(Call):
         worth_retrying: asked of each error, where retries are allowed, before the scheduler hears of it.
         daemon: it is not run for its effects: when nobody will read the outcomes, it ends.
         whole: a thread that the program waits for reads all of them, and does nothing in between.
+        gathers: it wants them all at the end, in any order, and only failures at once.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class MapCall(Call):
         timeout: float | None = None,
         daemon: bool = False,
         whole: bool = False,
+        gathers: bool = False,
         worth_retrying: Callable[[Exception], bool] | None = None,
     ):
         self.work = work
@@ -69,6 +75,8 @@ class MapCall(Call):
         self._source_error: BaseException | None = None
         self._error: BaseException | None = None
         self._inbox: SimpleQueue[Outcomes | None] = SimpleQueue()
+        self._gathers = gathers
+        self._gathered: list[Outcomes] = []
         self._timeout = timeout
         self._deadline = None if timeout is None else monotonic() + timeout
         self._daemon = daemon
@@ -80,7 +88,7 @@ class MapCall(Call):
         try:
             driver.open(self, items, ended=source is None)
             if source is not None and (wanted := scheduler.wanted):
-                self._pull(wanted)
+                self._pull(sys.maxsize if gathers else wanted)  # a short one is a list before it begins
         except BaseException:
             driver.stop(self)
             raise
@@ -99,12 +107,13 @@ class MapCall(Call):
         try:
             while (outcomes := self._next()) is not None:
                 # What is about to be yielded has left the window; the rest of it leaves when that is done.
-                self._driver.consumed(self, 1)
                 length = len(outcomes)
+                self._driver.consumed(self, 1)
                 yield outcomes
                 del outcomes
                 if length > 1:
                     self._driver.consumed(self, length - 1)
+            yield from self._gathered
             for error in (self._error, self._source_error):
                 if error is not None:
                     raise error
@@ -190,13 +199,17 @@ class MapCall(Call):
                 break
             if monotonic() - began > PULL_SECONDS:
                 break
-            block *= 2
+            block = min(2 * block, PULL_ITEMS)
 
     # For the driver
 
     def deliver(self, outcomes: list[Outcomes]) -> None:
-        if not self._unread:
-            for some in outcomes:
+        if self._unread:
+            return
+        for some in outcomes:
+            if self._gathers and self._source is None and not some.failures:
+                self._gathered.append(some)  # to wake the reader for each would hold up what carries chunks
+            else:
                 self._inbox.put(some)
 
     def finish(self, error: BaseException | None) -> None:

@@ -113,6 +113,8 @@ class Driver:
     def consumed(self, call: Call, items: int) -> None:
         """The caller has taken outcomes: there is room for more of his items."""
         self.check_process()
+        if call.scheduler.window_is_open:
+            return
         with self._lock:
             call.scheduler.consumed(items)
         self._advance(resolve=False)
@@ -252,8 +254,8 @@ class Driver:
             self.backend.take_back(flight.chunk_id, unstarted)
             if abandon is not None:
                 self._give_up(flight.chunk_id, abandon)
+        call.finish(error)  # first: who waits for it need not wait for what follows
         self.backend.forget(call.work)
-        call.finish(error)
         self._owing[call] = None
 
     # What to do next

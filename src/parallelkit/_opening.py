@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from ._calls import MapCall, TaskCall
+from ._core.chunks import Sliceable
 from ._core.fold import LARGEST_LEAF
 from ._core.splitters import Adaptive, Fixed, Splitter
 from ._driver import Driver
@@ -19,6 +20,9 @@ __all__ = ["READ_AHEAD_ITEMS", "open_map", "open_tasks", "splitter"]
 
 FIRST_ITEMS = 64
 """Items in the first chunks of an input of known length, where tails can be taken back; else 1."""
+
+CHEAP_ITEMS = 4096
+"""The same, where all results are wanted at the end and an item is a number, which costs nothing to send."""
 
 FOLD_SECONDS = 0.05
 """Chunks of a reduce aim at more run time than others: what they send back shrinks as they grow."""
@@ -47,6 +51,7 @@ def open_map(
     window: float | None = None,
     daemon: bool = False,
     whole: bool = False,
+    gathers: bool = False,
     chunksize: int | None = None,
     buffersize: int | None = None,
     timeout: float | None = None,
@@ -63,6 +68,7 @@ def open_map(
     check_seconds("timeout", timeout)
     check_seconds("task_timeout", task_timeout)
     timeout, task_timeout = finite(timeout), finite(task_timeout)
+    gathers = gathers and buffersize is None
     items, iterator = source(iterables)
     work = Work(function, "starmap" if len(iterables) > 1 else style, combine, bool(retries), task_timeout)
     backend = driver.backend
@@ -74,7 +80,8 @@ def open_map(
             backend,
             work,
             chunksize,
-            sized=items is not None,
+            sized=items is not None or gathers,
+            cheap=whole and _are_cheap(items),
             most=STREAM_ITEMS if window is None else None,
         ),
         window=buffersize if buffersize is not None else window,
@@ -92,6 +99,7 @@ def open_map(
         timeout=timeout,
         daemon=daemon,
         whole=whole and not threading.current_thread().daemon,
+        gathers=gathers,
         worth_retrying=rule if retries else None,
     )
 
@@ -105,21 +113,35 @@ def _check_time_limit(work: Work, backend: Backend, backend_name: str) -> None:
 
 
 def splitter(
-    backend: Backend, work: Work, chunksize: int | None, *, sized: bool, most: int | None
+    backend: Backend,
+    work: Work,
+    chunksize: int | None,
+    *,
+    sized: bool,
+    most: int | None,
+    cheap: bool = False,
 ) -> Splitter:
     """How big the chunks of a call are.
 
     Args:
         chunksize: items, where the caller says so.
-        sized: the input can be sliced.
+        sized: the input can be sliced, or is pulled ahead as far as that takes no time.
+        cheap: to send many items costs nothing, and nobody waits for the first results.
         most: items that all workers together may be in; None for any number.
     """
     if chunksize is not None:
         return Fixed(chunksize)
-    first = FIRST_ITEMS if sized and backend.can_give_back else 1
+    first = (CHEAP_ITEMS if cheap else FIRST_ITEMS) if sized and backend.can_give_back else 1
     least = backend.lanes if work.is_async else 1
     first = max(first, least)
     if work.combine is not None:
         # What is read of a sized input is a slice, and what comes back of it some nodes.
         return Adaptive(first, FOLD_SECONDS, least=least, most=None if sized else most)
     return Adaptive(first, least=least, most=most)
+
+
+def _are_cheap(items: Sliceable | None) -> bool:
+    """Whether items are numbers, as far as the first one shows."""
+    if isinstance(items, (list, tuple)):
+        return bool(items) and type(items[0]) in (int, float, complex, bool)
+    return type(items) is range

@@ -60,7 +60,7 @@ UNSAFE_SECONDS = 0.01
 ONE_BY_ONE_SECONDS = 2e-5  # benchmarks/constants.py
 """Items that take longer are entered one by one, which costs about 0.7 µs each."""
 
-ONE_BY_ONE_ITEMS = 128  # benchmarks/constants.py
+ONE_BY_ONE_ITEMS = 16  # benchmarks/constants.py
 """So are the first that a worker runs of a work, however little they take."""
 
 LANES = 16

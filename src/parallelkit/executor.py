@@ -335,7 +335,7 @@ class Executor(concurrent.futures.Executor):
         **options: Unpack[CallOptions],
     ) -> list[Any]:
         """All results at once: they are put in order when all have come, so nothing waits for its turn."""
-        whole: Any = {"ordered": False, "window": math.inf, "daemon": True, "whole": True}
+        whole: Any = {"ordered": False, "window": math.inf, "daemon": True, "whole": True, "gathers": True}
         call = self._open(function, iterables, **whole, **options)
         pieces = []
         for outcomes in call.outcomes():

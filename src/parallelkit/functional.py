@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -203,22 +204,30 @@ class _Warm:
     def __init__(self, backend: str, max_workers: int | None):
         self.executor = Executor(backend, max_workers)
         self._users = 0
-        self._idle_alarm: Alarm | None = None
+        self._idle_since = 0.0
+        self._alarm: Alarm | None = (
+            None  # one at a time: to set one for each call would wake the clock's thread
+        )
 
     def use(self) -> None:
         self._users += 1
-        if self._idle_alarm is not None:
-            self._idle_alarm.cancel()
-            self._idle_alarm = None
 
     def unuse(self, close: Callable[[], object]) -> None:
         self._users -= 1
-        if not self._users:
-            self._idle_alarm = call_at(monotonic() + IDLE_SECONDS, close)
+        self._idle_since = monotonic()
+        if self._alarm is None:
+            self._alarm = call_at(self._idle_since + IDLE_SECONDS, close)
 
-    @property
-    def idle(self) -> bool:
-        return not self._users
+    def is_due(self, close: Callable[[], object]) -> bool:
+        """The alarm has rung: has no call used it for so long? Else the alarm is set again in time."""
+        self._alarm = None
+        if self._users:
+            return False  # who leaves it sets it
+        idle_until = self._idle_since + IDLE_SECONDS
+        if monotonic() < idle_until:
+            self._alarm = call_at(idle_until, close)
+            return False
+        return True
 
 
 class _Lease:
@@ -247,7 +256,7 @@ class _Lease:
         with _lock:
             warm, self._warm = self._warm, None
             if warm is not None:
-                warm.unuse(lambda: _close_idle(self._key, warm))
+                warm.unuse(partial(_close_idle, self._key, warm))
 
 
 def _warm(backend: str | None, max_workers: int | None) -> _Lease:
@@ -260,7 +269,7 @@ def _warm(backend: str | None, max_workers: int | None) -> _Lease:
 
 def _close_idle(key: tuple[str, int | None], warm: _Warm) -> None:
     with _lock:
-        if not warm.idle or _executors.get(key) is not warm:
+        if _executors.get(key) is not warm or not warm.is_due(partial(_close_idle, key, warm)):
             return
         del _executors[key]
     warm.executor.shutdown(wait=False)

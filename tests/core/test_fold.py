@@ -279,6 +279,28 @@ class TestCollecting:
         with pytest.raises(RuntimeError, match="StopIteration"):
             fold_run(operator.add, [], 0, length, values)
 
+    @pytest.mark.parametrize("length", [40, 1500, 5000])
+    @pytest.mark.parametrize("at", [0, 5, 15, 16, 38])
+    def test_a_function_that_raises_stop_iteration_is_noticed(self, length, at):
+        def function(item):
+            if item == at:
+                raise StopIteration
+            return item
+
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            fold_run(operator.add, [], 0, length, map(function, range(length)))
+
+    @pytest.mark.parametrize("at", [1, 8, 15, 20])
+    def test_so_is_a_combine_that_does(self, at):
+        def combine(left, right):
+            if next(calls) == at:
+                raise StopIteration
+            return left + right
+
+        calls = count()
+        with pytest.raises(StopIteration):
+            fold_run(combine, [], 0, 100, iter(range(100)))
+
     @pytest.mark.parametrize("missing", [0, 3, 9])
     def test_a_missing_item_is_noticed(self, missing):
         fold = Fold(operator.add)

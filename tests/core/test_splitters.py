@@ -52,6 +52,7 @@ class TestAdaptive:
         splitter.learn(10_000, 10_000 * LEAST_SECONDS / 500)
         assert splitter.size(1_500, 2) == pytest.approx(500, abs=1)
         assert splitter.size(500, 2) == 250, "unless another would have nothing"
+        assert splitter.size(250, 2, running=250) == 250, "and it has as much already"
         assert splitter.size(10_000, 2) == 2_500
 
     def test_of_a_stream_takes_no_more_than_memory_has_room_for(self):

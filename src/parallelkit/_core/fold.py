@@ -34,6 +34,14 @@ Combine = Callable[[Any, Any], Any]
 LARGEST_LEAF = 1024  # benchmarks/constants.py
 """Items. A leaf costs 2.5 µs beside its items: with leaves of 256 that would be 10 ns an item."""
 
+_BLOCK = 16
+"""Leaves that are combined level by level, not one by one, where they are small: a fifth of the time. So many
+values at once are in memory."""
+
+_LARGEST_IN_BLOCK = 32  # the size of a leaf beside which what it costs to push it still counts
+
+_STOPPED = "the function raised StopIteration"
+
 _LARGEST_LEAF_BITS = LARGEST_LEAF.bit_length() - 1
 
 
@@ -71,7 +79,12 @@ def fold_run(combine: Combine, nodes: list[Node], start: int, stop: int, values:
         size = leaf_size(position)
         first = position - position % size
         end = min(first + size, last)
-        if position == first:
+        if size <= _LARGEST_IN_BLOCK and not position % (_BLOCK * size) and position + _BLOCK * size <= last:
+            end = (
+                position + _BLOCK * size
+            )  # as sizes change at powers of two alone, these leaves are all equal
+            _push(combine, nodes, position, end, _fold_block(combine, size, values))
+        elif position == first:
             front = _next_of(values)
             _push(combine, nodes, first, end, reduce(combine, islice(values, end - first - 1), front))
         elif nodes and nodes[-1].start == first:
@@ -85,11 +98,25 @@ def fold_run(combine: Combine, nodes: list[Node], start: int, stop: int, values:
     join(combine, nodes, [Node(last, stop, _next_of(values))])
 
 
+def _fold_block(combine: Combine, size: int, values: Iterator[Any]) -> Any:
+    """The node of the next `_BLOCK` leaves of so many items."""
+    if size == 1:
+        nodes = list(islice(values, _BLOCK))
+        if len(nodes) < _BLOCK:
+            raise RuntimeError(_STOPPED)
+    else:
+        nodes = [reduce(combine, islice(values, size - 1), _next_of(values)) for _ in range(_BLOCK)]
+    while len(nodes) > 1:
+        # Not map(), which would take a StopIteration of the user's for the end.
+        nodes = [combine(left, right) for left, right in zip(nodes[::2], nodes[1::2], strict=True)]
+    return nodes[0]
+
+
 def _next_of(values: Iterator[Any]) -> Any:
     try:
         return next(values)
     except StopIteration:
-        raise RuntimeError("the function raised StopIteration") from None  # which map() takes for the end
+        raise RuntimeError(_STOPPED) from None  # which map() takes for the end
 
 
 def join(combine: Combine, nodes: list[Node], more: Iterable[Node]) -> None:

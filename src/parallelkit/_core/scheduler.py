@@ -153,7 +153,7 @@ class Scheduler:
         self._flights: dict[int, Flight] = {}
         self._victims: list[tuple[float, int]] = []  # heap: whose end is expected last comes first
         self._busy_until: dict[Hashable, float] = {}
-        self._pulled = self._handed_out = self._consumed = 0
+        self._pulled = self._handed_out = self._delivered = self._consumed = 0
         self._ended = False
         self._stopped = False
         self._facts: dict[type, Callable[[Any, float], list[Outcomes]]] = {
@@ -193,6 +193,11 @@ class Scheduler:
         return self.waiting < self.workers * self._unit and not self._ended
 
     @property
+    def window_is_open(self) -> bool:
+        """The window has no bound: nobody needs to say what was consumed."""
+        return self._window == math.inf
+
+    @property
     def wanted(self) -> int:
         """How many items to pull now: as many as the window has room for."""
         if self._ended or self._stopped:
@@ -212,9 +217,7 @@ class Scheduler:
         if not self._pending or self._stopped:
             return None
         chunk = self._pending[0]
-        size = (
-            1 if chunk.attempts or chunk.one_by_one else self._splitter.size(self._remaining(), self.workers)
-        )
+        size = 1 if chunk.attempts or chunk.one_by_one else self._next_size()
         if self._window != math.inf and chunk.stop > self._handed_out:
             # new items; what was handed out before is in the window already
             room = self._window_items() - (self._handed_out - self._consumed)
@@ -407,12 +410,14 @@ class Scheduler:
     def _deliver(self, outcomes: Outcomes) -> list[Outcomes]:
         if not len(outcomes):
             return []
+        self._delivered += len(outcomes)
         return [outcomes] if self._reorder is None else self._reorder.add(outcomes)
 
     # Sizes
 
-    def _remaining(self) -> int | None:
-        return self.waiting if self._ended else None
+    def _next_size(self) -> int:
+        running = self._pulled - self._delivered - self.waiting
+        return self._splitter.size(self.waiting if self._ended else None, self.workers, running)
 
     def _window_items(self) -> float:
         if self._window is None:

@@ -22,8 +22,13 @@ GROWTH = 16
 class Splitter(Protocol):
     """Decides the size of chunks, and learns from the ones that ended."""
 
-    def size(self, remaining: int | None, workers: int) -> int:
-        """Items for the next chunk, at least 1; `remaining` is None where the input's length is unknown."""
+    def size(self, remaining: int | None, workers: int, running: int = 0) -> int:
+        """Items for the next chunk, at least 1.
+
+        Args:
+            remaining: items that are not handed out; None where the input's length is unknown.
+            running: items that are with workers.
+        """
         ...
 
     def learn(self, items: int, seconds: float) -> None:
@@ -41,7 +46,7 @@ class Fixed:
     def __init__(self, chunksize: int):
         self._chunksize = chunksize
 
-    def size(self, remaining: int | None, workers: int) -> int:
+    def size(self, remaining: int | None, workers: int, running: int = 0) -> int:
         return self._chunksize
 
     def learn(self, items: int, seconds: float) -> None:
@@ -76,14 +81,15 @@ class Adaptive:
         self._seconds_per_item: float | None = None
         self._longest = first
 
-    def size(self, remaining: int | None, workers: int) -> int:
+    def size(self, remaining: int | None, workers: int, running: int = 0) -> int:
         if self._seconds_per_item is None:
             size, worthwhile = self._first, 1
         else:
             size = min(int(self._chunk_seconds / self._seconds_per_item), GROWTH * self._longest)
             worthwhile = int(LEAST_SECONDS / self._seconds_per_item)
         if remaining is not None:
-            share = max(-(-remaining // (SHARES * workers)), min(worthwhile, -(-remaining // workers)))
+            fair = -(-(remaining + running) // workers)  # of what is left it would halve down to one item
+            share = max(-(-remaining // (SHARES * workers)), min(worthwhile, fair))
             size = min(size, share)
         if self._most is not None:
             size = min(size, self._most // workers)
