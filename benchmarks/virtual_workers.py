@@ -21,7 +21,7 @@ from parallelkit._core.chunks import Chunk, Cut
 from parallelkit._core.outcome import Outcomes
 from parallelkit._core.scheduler import Settled
 from parallelkit._work import Work
-from parallelkit._worker import REPORT_SECONDS, RUN_SECONDS
+from parallelkit._worker import REPORT_SECONDS, next_run
 from parallelkit.backends.base import Backend, Post, WorkerJoined
 
 Costs = np.ndarray
@@ -40,8 +40,8 @@ class VirtualChunk:
     """
 
     __slots__ = (
-        "arrives", "chunk_id", "claimed", "ends", "reported", "reported_at", "run_ends", "run_items", "start",
-        "stop", "worker",
+        "arrives", "begun", "chunk_id", "claimed", "ends", "reported", "reported_at", "run_ends", "run_items",
+        "start", "stop", "worker",
     )  # fmt: skip
 
     def __init__(self, chunk_id: int, worker: int, chunk: Chunk, arrives: float):
@@ -145,7 +145,7 @@ class VirtualWorkers(Backend):
         self._at(max(self.now, virtual.arrives) + self._carry, self._begin, virtual)
 
     def _begin(self, virtual: VirtualChunk) -> None:
-        virtual.reported_at = virtual.run_ends = self.now
+        virtual.begun = virtual.reported_at = virtual.run_ends = self.now
         self._claim_run(virtual)
         self._expect_end(virtual)
         self._expect_report(virtual)
@@ -159,7 +159,7 @@ class VirtualWorkers(Backend):
         seconds = until[first + taken] - until[first]
         virtual.claimed = first + taken
         virtual.run_ends += seconds
-        virtual.run_items = max(1, min(16 * taken, int(taken * RUN_SECONDS / (seconds + 1e-9))))
+        virtual.run_items = next_run(taken, seconds, virtual.run_ends - virtual.begun)
 
     def _run_until(self, virtual: VirtualChunk, now: float) -> None:
         while virtual.run_ends <= now and virtual.claimed < virtual.stop:

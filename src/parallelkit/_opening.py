@@ -10,7 +10,7 @@ from typing import Any, Literal
 from ._calls import MapCall, TaskCall
 from ._core.chunks import Sliceable
 from ._core.fold import LARGEST_LEAF
-from ._core.splitters import Adaptive, Fixed, Splitter
+from ._core.splitters import SHARES, Adaptive, Fixed, Splitter
 from ._driver import Driver
 from ._options import RetryOn, check_callable, check_count, check_seconds, finite, retry_rule, source
 from ._work import Work
@@ -132,12 +132,13 @@ def splitter(
     if chunksize is not None:
         return Fixed(chunksize)
     first = (CHEAP_ITEMS if cheap else FIRST_ITEMS) if sized and backend.can_give_back else 1
+    shares = 1 if backend.can_give_back else SHARES
     least = backend.lanes if work.is_async else 1
     first = max(first, least)
     if work.combine is not None:
         # What is read of a sized input is a slice, and what comes back of it some nodes.
-        return Adaptive(first, FOLD_SECONDS, least=least, most=None if sized else most)
-    return Adaptive(first, least=least, most=most)
+        return Adaptive(first, FOLD_SECONDS, least=least, most=None if sized else most, shares=shares)
+    return Adaptive(first, least=least, most=most, shares=shares)
 
 
 def _are_cheap(items: Sliceable | None) -> bool:

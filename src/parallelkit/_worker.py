@@ -49,7 +49,11 @@ __all__ = [
 ]
 
 RUN_SECONDS = 0.0002  # benchmarks/constants.py
-"""The length of a run. What is inside one cannot be taken back; between two a claim costs 1 to 2 µs."""
+"""The length of a run, at first. What is inside one cannot be taken back; between two a claim costs 5 µs."""
+
+RUN_SHARE, LONGEST_RUN_SECONDS = 1 / 16, 0.001
+"""Runs grow with the time that the chunk has taken, to this part of it: what cannot be taken back stays small
+beside it."""
 
 REPORT_SECONDS = 0.05
 """What has ended is reported this often, so that a stream flows."""
@@ -297,7 +301,7 @@ def _run_chunk(
         place.enter(run)
     run_items = 1
     stop = start + len(items)
-    begun = run.since
+    since = begun = run.since
     if journal is not None:
         journal.one_by_one(work.one_by_one)
     while run.stop < stop and (taken := claim.take(run.fitting(run_items))):
@@ -306,7 +310,7 @@ def _run_chunk(
         now = perf_counter()
         seconds, begun = now - begun, now
         if work.task_timeout is None:
-            run_items = max(1, min(16 * taken, int(taken * RUN_SECONDS / (seconds + 1e-9))))
+            run_items = next_run(taken, seconds, now - since)
         if now - run.since > _patience(work, journal):
             run.report()
         if journal is not None:
@@ -316,6 +320,12 @@ def _run_chunk(
                 work.one_by_one = exact
                 journal.one_by_one(exact)
     run.report(last=True)
+
+
+def next_run(items: int, seconds: float, chunk_seconds: float) -> int:
+    """How many items the next run takes, after one of `items` in `seconds`, in a chunk that took so long."""
+    aim = max(RUN_SECONDS, min(LONGEST_RUN_SECONDS, RUN_SHARE * chunk_seconds))
+    return max(1, min(16 * items, int(items * aim / (seconds + 1e-9))))
 
 
 def _patience(work: Work, journal: Journal | None) -> float:

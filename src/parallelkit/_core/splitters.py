@@ -10,7 +10,8 @@ CHUNK_SECONDS = 0.02  # benchmarks/constants.py
 """The run time that a chunk aims at: two hundred times what it costs to carry one."""
 
 SHARES = 2
-"""A chunk takes at most one part in SHARES x workers of what is left, so that sizes shrink at the end."""
+"""A chunk takes at most one part in SHARES x workers of what is left, so that sizes shrink at the end. Where
+tails can be taken back it may be one in so many workers: what is uneven then is evened out."""
 
 LEAST_SECONDS = 0.001  # benchmarks/constants.py
 """Sizes shrink no further than to this run time: below it a chunk costs more to carry than it evens out."""
@@ -65,6 +66,7 @@ class Adaptive:
         chunk_seconds: the run time to aim at.
         least: a chunk is not smaller than this, but at the end of the input: coroutines in flight together.
         most: the chunks of all workers have no more items than this, however cheap; None for any number.
+        shares: see `SHARES`.
     """
 
     def __init__(
@@ -73,7 +75,9 @@ class Adaptive:
         chunk_seconds: float = CHUNK_SECONDS,
         least: int = 1,
         most: int | None = None,
+        shares: int = SHARES,
     ):
+        self._shares = shares
         self._most = most
         self._least = least
         self._first = first
@@ -89,7 +93,7 @@ class Adaptive:
             worthwhile = int(LEAST_SECONDS / self._seconds_per_item)
         if remaining is not None:
             fair = -(-(remaining + running) // workers)  # of what is left it would halve down to one item
-            share = max(-(-remaining // (SHARES * workers)), min(worthwhile, fair))
+            share = max(-(-remaining // (self._shares * workers)), min(worthwhile, fair))
             size = min(size, share)
         if self._most is not None:
             size = min(size, self._most // workers)
