@@ -366,7 +366,7 @@ class Driver:
         """Take back a part of the chunk that will end last; whether anything came."""
         for call in self._calls:
             while (victim := call.scheduler.next_victim()) is not None:
-                cut = call.scheduler.cut(alone=self._roster.load(victim.worker) == 1)
+                cut = call.scheduler.cut(victim, now, alone=self._roster.load(victim.worker) == 1)
                 victim.asked = True  # before it is asked: who carries it may be through with that right after
                 keeps = self.backend.take_back(victim.chunk_id, cut)
                 victim.asked = keeps is None

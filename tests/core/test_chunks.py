@@ -19,6 +19,7 @@ from parallelkit._core.chunks import (
     half,
     half_but_first,
     if_unstarted,
+    leaving,
     sliceable,
     unstarted,
 )
@@ -154,12 +155,13 @@ class TestChunked:
 def test_cuts_never_take_what_was_started_and_always_come_to_an_end(started, rest):
     stop = started + rest
     assert unstarted(started, stop) == started
-    for cut in (half, half_but_first):
+    for cut in (half, half_but_first, leaving(3)):
         keeps = stop
         while (shorter := cut(started, keeps)) < keeps:
             assert shorter >= started
             keeps = shorter
-        assert keeps == (started or min(1, stop) if cut is half_but_first else started)
+        first = {half: 0, half_but_first: 1}.get(cut, 3)
+        assert keeps == (started or min(first, stop))
 
 
 def test_half_gives_back_the_larger_half():

@@ -22,6 +22,7 @@ __all__ = [
     "half",
     "half_but_first",
     "if_unstarted",
+    "leaving",
     "sliceable",
     "unstarted",
 ]
@@ -41,6 +42,15 @@ def half_but_first(started: int, stop: int) -> int:
     Two idle workers would else send the same item to and fro before either of them starts it.
     """
     return max(half(started, stop), min(1, stop))
+
+
+def leaving(items: int) -> Cut:
+    """So many stay, as long as none was started; then it is as `half`."""
+
+    def cut(started: int, stop: int) -> int:
+        return half(started, stop) if started else min(items, stop)
+
+    return cut
 
 
 def if_unstarted(started: int, stop: int) -> int:

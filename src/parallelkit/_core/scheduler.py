@@ -24,7 +24,7 @@ from collections.abc import Callable, Hashable, Mapping, Set
 from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
 
-from .chunks import Chunk, Cut, Sliceable, all_of_it, half, half_but_first, if_unstarted
+from .chunks import Chunk, Cut, Sliceable, all_of_it, half_but_first, if_unstarted, leaving
 from .outcome import Outcomes
 from .reorder import Reorder
 from .splitters import Splitter
@@ -93,18 +93,19 @@ Fact = Pulled | Ended | Settled | GivenBack | Rejected | Lost
 
 
 class Flight:
-    """A chunk in flight. Items before `settled` have their outcomes; `expected_end` is a guess.
+    """A chunk in flight. Items before `settled` have their outcomes; `begin` and `expected_end` are guesses.
 
     `asked`: its tail was asked for, and there was no answer yet. `carried`: its worker may have it.
     """
 
-    __slots__ = ("asked", "carried", "chunk", "chunk_id", "expected_end", "settled", "worker")
+    __slots__ = ("asked", "begin", "carried", "chunk", "chunk_id", "expected_end", "settled", "worker")
 
-    def __init__(self, chunk_id: int, worker: Hashable, chunk: Chunk, expected_end: float):
+    def __init__(self, chunk_id: int, worker: Hashable, chunk: Chunk, begin: float, expected_end: float):
         self.chunk_id = chunk_id
         self.worker = worker
         self.chunk = chunk
         self.settled = chunk.start
+        self.begin = begin
         self.expected_end = expected_end
         self.asked = self.carried = False
 
@@ -228,7 +229,7 @@ class Scheduler:
         size = len(chunk)
         chunk_id = self._chunk_ids()
         begin = max(now, self._busy_until.get(worker, now))
-        flight = Flight(chunk_id, worker, chunk, begin + self._splitter.seconds(size))
+        flight = Flight(chunk_id, worker, chunk, begin, begin + self._splitter.seconds(size))
         self._busy_until[worker] = flight.expected_end
         self._flights[chunk_id] = flight
         if can_give_back and (waits or (size > 1 and self._divisible)):
@@ -247,11 +248,17 @@ class Scheduler:
                 return flight
         return None
 
-    def cut(self, *, alone: bool) -> Cut:
+    def cut(self, flight: Flight, now: float, *, alone: bool) -> Cut:
         """How to shorten a chunk in flight; `alone`: its worker has no other, and is in it or about to be."""
         if not self._divisible:
             return all_of_it if alone else if_unstarted
-        return half_but_first if alone else half
+        if alone:
+            return half_but_first
+        # It waits behind another: what that has left, and this, are for two workers. But for one that is
+        # late, nobody knows what it has left.
+        items = len(flight.chunk)
+        before, own = flight.begin - now, self._splitter.seconds(items)
+        return leaving(int(items * (own - before) / (2 * own)) if 0 < before < own else 0)
 
     def name_again(self, flight: Flight) -> None:
         """The tail of this flight was asked for before it could answer; now it can."""

@@ -95,6 +95,8 @@ class Adaptive:
             fair = -(-(remaining + running) // workers)  # of what is left it would halve down to one item
             share = max(-(-remaining // (self._shares * workers)), min(worthwhile, fair))
             size = min(size, share)
+            if size >= worthwhile and remaining - size < worthwhile // 2:
+                size = remaining  # what is left would not be worth its road
         if self._most is not None:
             size = min(size, self._most // workers)
         return max(self._least, size)
