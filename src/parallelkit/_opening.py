@@ -132,7 +132,7 @@ def splitter(
     if chunksize is not None:
         return Fixed(chunksize)
     first = (CHEAP_ITEMS if cheap else FIRST_ITEMS) if sized and backend.can_give_back else 1
-    shares = 1 if backend.can_give_back else SHARES
+    shares = (backend.depth > 1) if backend.can_give_back else SHARES
     least = backend.lanes if work.is_async else 1
     first = max(first, least)
     if work.combine is not None:

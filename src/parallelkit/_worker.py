@@ -9,7 +9,7 @@ keeps a journal besides: of each item, unless there are many and they take next 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import ContextVar, copy_context
 from functools import partial
 from threading import Thread
@@ -380,17 +380,16 @@ async def run_chunk_async(
         while claim.take(1):
             index, position = position, position + 1
             enter_item(None if work.style == "call" else index)
-            limit, full = asyncio.timeout(work.task_timeout), False
+            full = False
             try:
-                async with limit:
-                    ended[index] = await work.apply_to(items[index - start])
+                value = work.apply_to(items[index - start])
+                ended[index] = await (value if work.task_timeout is None else _in_time(work, index, value))
                 full = not journal.add({index: ended[index]})
             except BaseException as error:
                 if _is_closing(error):
                     raise
-                late = isinstance(error, TimeoutError) and limit.expired()
                 ended[index] = None
-                failures[index] = task_timeout_error(work, index) if late else as_item_error(error)
+                failures[index] = as_item_error(error)
             enter_item(None)
             if full or index in failures or perf_counter() - reported > REPORT_SECONDS:
                 flush_what_ended()
@@ -399,6 +398,20 @@ async def run_chunk_async(
 
     await (lane() if lanes == 1 else asyncio.gather(*[lane() for _ in range(min(lanes, len(items)))]))
     flush(position, perf_counter(), last=True)
+
+
+async def _in_time(work: Work, index: int, value: Awaitable[Any]) -> Any:
+    """What an item comes to; TaskTimeout where it takes longer than it may."""
+    import asyncio
+
+    limit = asyncio.timeout(work.task_timeout)
+    try:
+        async with limit:
+            return await value
+    except TimeoutError:
+        if limit.expired():
+            raise task_timeout_error(work, index) from None
+        raise
 
 
 def _is_closing(error: BaseException) -> bool:

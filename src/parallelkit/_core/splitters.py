@@ -66,7 +66,8 @@ class Adaptive:
         chunk_seconds: the run time to aim at.
         least: a chunk is not smaller than this, but at the end of the input: coroutines in flight together.
         most: the chunks of all workers have no more items than this, however cheap; None for any number.
-        shares: see `SHARES`.
+        shares: see `SHARES`; 0 where chunks may be as large as an even share of all that is left, also of
+            what is with workers: these have nothing else that waits, and tails are taken back.
     """
 
     def __init__(
@@ -93,7 +94,9 @@ class Adaptive:
             worthwhile = int(LEAST_SECONDS / self._seconds_per_item)
         if remaining is not None:
             fair = -(-(remaining + running) // workers)  # of what is left it would halve down to one item
-            share = max(-(-remaining // (self._shares * workers)), min(worthwhile, fair))
+            share = max(
+                -(-remaining // (self._shares * workers)) if self._shares else fair, min(worthwhile, fair)
+            )
             size = min(size, share)
             if size >= worthwhile and remaining - size < worthwhile // 2:
                 size = remaining  # what is left would not be worth its road
