@@ -15,7 +15,7 @@ from parallelkit import Executor, WorkerDied
 from parallelkit._core.outcome import Outcomes
 from parallelkit._runs import MapRun
 from parallelkit._wire.claims import ClaimFile, ClaimTable
-from parallelkit._wire.journal import JOURNAL_BYTES, Ended, Journal, split
+from parallelkit._wire.journal import JOURNAL_BYTES, SMALL_BYTES, Ended, Journal, split
 from parallelkit._wire.pickling import loads
 from parallelkit._work import Work
 from parallelkit._worker import ONE_BY_ONE_ITEMS
@@ -129,6 +129,7 @@ class TestTheJournal:
     def test_its_records_are_the_report(self, runs):
         table = Table()
         for values in runs:
+            values.append("x" * SMALL_BYTES)
             table.journal.add(values)
         everything = [value for values in runs for value in values]
         report = table.journal.report_of(100, 100 + len(everything))
@@ -137,6 +138,15 @@ class TestTheJournal:
         assert table.journal.report_of(100, 101 + len(everything)) is None
         table.journal._room.release()
         table.file.close()
+
+    def test_of_many_small_ones_the_values_are_pickled_together(self):
+        table = Table()
+        table.journal.add([1])
+        assert table.journal.report_of(100, 101) is not None
+        table.journal.add([2])
+        assert table.journal.report_of(100, 102) is None
+        assert table.ended().values == {100: 1, 101: 2}
+        table.journal._room.release()
 
 
 class Kept:
@@ -215,6 +225,7 @@ def ignore(outcomes: Outcomes, seconds: float, last: bool) -> None:
 
 
 def die_at(place: int, item: int) -> int:
+    sum(range(1000))  # some 10 µs: next to nothing would be entered by the run
     if item == place:
         os.kill(os.getpid(), signal.SIGKILL)
     return 2 * item

@@ -62,9 +62,12 @@ def open_map(
     """Begin a map or a reduce; what the options mean: `CallOptions`, `MapCall`, `Scheduler`."""
     if function is not None or combine is None:
         check_callable(function)
-    check_count("chunksize", chunksize)
-    check_count("buffersize", buffersize)
-    check_count("retries", retries, least=0)
+    for name, count, least in (
+        ("chunksize", chunksize, 1),
+        ("buffersize", buffersize, 1),
+        ("retries", retries, 0),
+    ):
+        check_count(name, count, least=least)
     check_seconds("timeout", timeout)
     check_seconds("task_timeout", task_timeout)
     timeout, task_timeout = finite(timeout), finite(task_timeout)
@@ -72,8 +75,7 @@ def open_map(
     items, iterator = source(iterables)
     work = Work(function, "starmap" if len(iterables) > 1 else style, combine, bool(retries), task_timeout)
     backend = driver.backend
-    if task_timeout is not None:
-        _check_time_limit(work, backend, backend_name)
+    _check_time_limit(work, backend, backend_name)
     rule = retry_rule(retry_on)
     scheduler = driver.new_scheduler(
         splitter(
@@ -105,7 +107,7 @@ def open_map(
 
 
 def _check_time_limit(work: Work, backend: Backend, backend_name: str) -> None:
-    if not (work.is_async or backend.can_abandon):
+    if work.task_timeout is not None and not (work.is_async or backend.can_abandon):
         raise ValueError(
             f"the {backend_name!r} backend cannot end a plain function that runs, so it has no "
             "task_timeout; pass an async function, or choose the backend 'process' or 'thread'"

@@ -64,8 +64,11 @@ UNSAFE_SECONDS = 0.01
 ONE_BY_ONE_SECONDS = 2e-5  # benchmarks/constants.py
 """Items that take longer are entered one by one, which costs about 0.7 µs each."""
 
-ONE_BY_ONE_ITEMS = 16  # benchmarks/constants.py
-"""So are the first that a worker runs of a work, however little they take."""
+ONE_BY_ONE_ITEMS = 128  # benchmarks/constants.py
+"""So are the first that a worker runs of a work, if they take more than nothing."""
+
+NOTHING_SECONDS = 3e-6
+"""What an item takes with its entry, if it takes next to nothing by itself."""
 
 LANES = 16
 """Coroutines that one worker has in flight, on backends whose worker is a thread or a process."""
@@ -315,7 +318,8 @@ def _run_chunk(
             run.report()
         if journal is not None:
             work.items_run += taken
-            exact = seconds > taken * ONE_BY_ONE_SECONDS or work.items_run < ONE_BY_ONE_ITEMS
+            least = NOTHING_SECONDS if work.items_run < ONE_BY_ONE_ITEMS else ONE_BY_ONE_SECONDS
+            exact = seconds > taken * least
             if exact is not work.one_by_one:
                 work.one_by_one = exact
                 journal.one_by_one(exact)

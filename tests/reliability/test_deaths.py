@@ -101,8 +101,8 @@ def test_a_death_among_cheap_items_costs_a_run_of_them(executor: Executor, place
     assert all(results[item] == item for item in set(range(300_000)).difference(lost))
 
 
-def test_a_death_among_the_first_of_cheap_items_costs_one(executor: Executor) -> None:
-    results = list(executor.map(partial(deaths.cheap_or_die, 90), range(100), return_exceptions=True))
+def test_a_death_among_the_first_of_short_items_costs_one(executor: Executor) -> None:
+    results = list(executor.map(partial(deaths.short_or_die, 90), range(100), return_exceptions=True))
     assert failed(results) == [90]
     assert list(results[90].indices) == [90]
 

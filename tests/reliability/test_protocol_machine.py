@@ -585,6 +585,7 @@ class ProtocolMachine(RuleBasedStateMachine):
             assert told, f"{call.future}, {call.settled}"
         elif call.engine_call is not None and not call.unread:
             delivered, due = call.engine_call._inbox.outcomes, call.in_turn()
+            delivered += sum(map(len, call.engine_call._gathered))
             taken = len(call.delivered) + call.reading
             consumed = call.engine_call.scheduler._consumed
             assert consumed <= taken or call.kind != "stream", (

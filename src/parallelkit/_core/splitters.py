@@ -87,16 +87,16 @@ class Adaptive:
         self._longest = first
 
     def size(self, remaining: int | None, workers: int, running: int = 0) -> int:
+        shares = self._shares
         if self._seconds_per_item is None:
             size, worthwhile = self._first, 1
+            shares = shares and SHARES  # nor is it known what they take to be sent
         else:
             size = min(int(self._chunk_seconds / self._seconds_per_item), GROWTH * self._longest)
             worthwhile = int(LEAST_SECONDS / self._seconds_per_item)
         if remaining is not None:
             fair = -(-(remaining + running) // workers)  # of what is left it would halve down to one item
-            share = max(
-                -(-remaining // (self._shares * workers)) if self._shares else fair, min(worthwhile, fair)
-            )
+            share = max(-(-remaining // (shares * workers)) if shares else fair, min(worthwhile, fair))
             size = min(size, share)
             if size >= worthwhile and remaining - size < worthwhile // 2:
                 size = remaining  # what is left would not be worth its road
