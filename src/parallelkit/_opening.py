@@ -62,14 +62,7 @@ def open_map(
     """Begin a map or a reduce; what the options mean: `CallOptions`, `MapCall`, `Scheduler`."""
     if function is not None or combine is None:
         check_callable(function)
-    for name, count, least in (
-        ("chunksize", chunksize, 1),
-        ("buffersize", buffersize, 1),
-        ("retries", retries, 0),
-    ):
-        check_count(name, count, least=least)
-    check_seconds("timeout", timeout)
-    check_seconds("task_timeout", task_timeout)
+    _check_numbers(chunksize, buffersize, retries, timeout, task_timeout)
     timeout, task_timeout = finite(timeout), finite(task_timeout)
     gathers = gathers and buffersize is None
     items, iterator = source(iterables)
@@ -104,6 +97,20 @@ def open_map(
         gathers=gathers,
         worth_retrying=rule if retries else None,
     )
+
+
+def _check_numbers(
+    chunksize: int | None,
+    buffersize: int | None,
+    retries: int,
+    timeout: float | None,
+    task_timeout: float | None,
+) -> None:
+    check_count("chunksize", chunksize)
+    check_count("buffersize", buffersize)
+    check_count("retries", retries, least=0)
+    check_seconds("timeout", timeout)
+    check_seconds("task_timeout", task_timeout)
 
 
 def _check_time_limit(work: Work, backend: Backend, backend_name: str) -> None:
