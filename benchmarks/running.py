@@ -15,6 +15,9 @@ from .works.base import Case, Plan, Work
 HOPELESS = 3.0
 """After two rounds, a side that takes so many times as long as the best has no more rounds."""
 
+HOPELESS_AT_ONCE = 10.0
+"""So has one that takes so many times as long after its first."""
+
 CLUSTERS = ("dask", "ray")
 
 QUICK_LEAVES_OUT = {
@@ -193,9 +196,10 @@ class WorkRun:
             return True
         if sum(outcome.values) > self.limits.case_seconds:
             return False
-        if len(outcome.rounds) < 2 or self._kinds[side].ours or self._kinds[side].reference:
+        if self._kinds[side].ours or self._kinds[side].reference:
             return True
-        return median(outcome.values) < HOPELESS * self._best(case)
+        times = HOPELESS_AT_ONCE if len(outcome.rounds) < 2 else HOPELESS
+        return median(outcome.values) < times * self._best(case)
 
     def _best(self, case: Case) -> float:
         """The best of those that have finished a round, references aside."""

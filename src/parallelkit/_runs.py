@@ -8,7 +8,7 @@ from threading import Lock
 from time import perf_counter
 from typing import Any
 
-from ._core.fold import Node, fold_run, leaf_size
+from ._core.fold import BLOCK, Node, fold_run, leaf_size
 from ._core.outcome import Outcomes
 from ._work import Journal, Report, Work, as_item_error
 
@@ -150,8 +150,10 @@ class FoldRun:
         self.since = perf_counter()
 
     def fitting(self, items: int) -> int:
-        """How many items to run next, where about so many are wanted: whole leaves, if they are many."""
+        """How many items to run next, where about so many are wanted: whole leaves or blocks, of many."""
         size = leaf_size(self.stop)
+        if items > 2 * BLOCK * size:
+            size *= BLOCK
         return items - (self.stop + items) % size if items > size else items
 
     def over(self, items: Any) -> None:

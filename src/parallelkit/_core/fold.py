@@ -27,18 +27,16 @@ from functools import reduce
 from itertools import islice
 from typing import Any, NamedTuple
 
-__all__ = ["LARGEST_LEAF", "Fold", "Node", "fold_run", "join", "leaf_size"]
+__all__ = ["BLOCK", "LARGEST_LEAF", "Fold", "Node", "fold_run", "join", "leaf_size"]
 
 Combine = Callable[[Any, Any], Any]
 
 LARGEST_LEAF = 1024  # benchmarks/constants.py
 """Items. A leaf costs 2.5 µs beside its items: with leaves of 256 that would be 10 ns an item."""
 
-_BLOCK = 16
-"""Leaves that are combined level by level, not one by one, where they are small: a fifth of the time. So many
-values at once are in memory."""
-
-_LARGEST_IN_BLOCK = 32  # the size of a leaf beside which what it costs to push it still counts
+BLOCK = 16
+"""Leaves that are combined level by level, not one by one: it takes a fifth of the time. So many values are in
+memory at once. Sizes change at powers of two alone, so the leaves of a block are all equal."""
 
 _STOPPED = "the function raised StopIteration"
 
@@ -79,10 +77,8 @@ def fold_run(combine: Combine, nodes: list[Node], start: int, stop: int, values:
         size = leaf_size(position)
         first = position - position % size
         end = min(first + size, last)
-        if size <= _LARGEST_IN_BLOCK and not position % (_BLOCK * size) and position + _BLOCK * size <= last:
-            end = (
-                position + _BLOCK * size
-            )  # as sizes change at powers of two alone, these leaves are all equal
+        if not position % (BLOCK * size) and position + BLOCK * size <= last:
+            end = position + BLOCK * size
             _push(combine, nodes, position, end, _fold_block(combine, size, values))
         elif position == first:
             front = _next_of(values)
@@ -99,13 +95,13 @@ def fold_run(combine: Combine, nodes: list[Node], start: int, stop: int, values:
 
 
 def _fold_block(combine: Combine, size: int, values: Iterator[Any]) -> Any:
-    """The node of the next `_BLOCK` leaves of so many items."""
+    """The node of the next `BLOCK` leaves of so many items."""
     if size == 1:
-        nodes = list(islice(values, _BLOCK))
-        if len(nodes) < _BLOCK:
+        nodes = list(islice(values, BLOCK))
+        if len(nodes) < BLOCK:
             raise RuntimeError(_STOPPED)
     else:
-        nodes = [reduce(combine, islice(values, size - 1), _next_of(values)) for _ in range(_BLOCK)]
+        nodes = [reduce(combine, islice(values, size - 1), _next_of(values)) for _ in range(BLOCK)]
     while len(nodes) > 1:
         # Not map(), which would take a StopIteration of the user's for the end.
         nodes = [combine(left, right) for left, right in zip(nodes[::2], nodes[1::2], strict=True)]
