@@ -183,6 +183,7 @@ def _scale(axis: Any, values: list[float], unit: str) -> None:
         axis.set_xlabel(f"{name}, logarithmic")
     else:
         axis.set_xlim(0, most * 1.3)
+        axis.locator_params(axis="x", nbins=5)
         axis.set_xlabel(name)
     axis.xaxis.set_major_formatter(lambda value, _: number(value, unit))
     axis.xaxis.set_minor_formatter("")

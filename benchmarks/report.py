@@ -15,9 +15,9 @@ Every side runs in a process of its own. In each round all sides of a row have t
 other. Figures are medians ± the median absolute deviation, by [pyperf](https://pyperf.readthedocs.io), of all
 rounds. A short call is made once without being timed, then repeated until a tenth of a second is over. After
 a round a peer that takes ten times as long as the best has no more, after two one that takes three times as
-long. Every result is compared with that of the serial loop, or with what it must be. Work that uses the processor is a fixed amount of checksums, not
-a wait for the clock. dask, Ray and others that use the processor while they have nothing to do are stopped
-while others have their turn.
+long. Every result is compared with that of the serial loop, or with what it must be. Work that uses the
+processor is a fixed amount of checksums, not a wait for the clock. dask, Ray and others that use the
+processor while they have nothing to do are stopped while others have their turn.
 
 parallelkit is the same everywhere: so many processes, or as many threads or coroutines as the row says, and
 no other option. Peers come with their defaults, and with what their docs recommend for such work:
@@ -129,7 +129,7 @@ def summary_cells(line: Line) -> tuple[str, ...]:
         with_rate(mine, line) if mine else next(our_troubles(line), "-"),
         f"{best}: {with_rate(best, line)}" if best else "-",
         f"{line.ratio:.2f}" if line.ratio is not None else "-",
-        _part(line, line.floor, f" ({line.row.facts['floor_name']})"),
+        _part(line, line.floor, f" ({line.row.facts['floor_name'] or line.reference('floor')})"),
         _part(line, line.ideal),
         with_spread(serial, line) if serial else "-",
         verdict,
