@@ -63,9 +63,9 @@ def test_each_side_has_its_rounds(plan_and_environment: Given) -> None:
         assert all(value > 0 for value in outcome.values)
 
 
-def test_who_is_far_behind_has_two_rounds(plan_and_environment: Given) -> None:
+def test_who_is_hopelessly_behind_has_one_round(plan_and_environment: Given) -> None:
     found = run(plan_and_environment, "Ours", "Slow")
-    assert len(found["three", "Slow"].rounds) == 2
+    assert len(found["three", "Slow"].rounds) == 1
     assert len(found["three", "Ours"].rounds) == 3
 
 
