@@ -83,7 +83,7 @@ class TestTheJournal:
         assert table.journal.incomplete
         assert table.ended().values == {100: 1, 102: 3}
         assert table.ended().begun == 104
-        assert table.journal.report_of(100, 103) is None
+        assert table.journal.report_of(100, [0, 1, 2]) is None
 
     def test_what_cannot_be_unpickled_is_an_error_of_its_item(self, table):
         table.journal.add([1, faults.BreaksOnArrival(), 3])
@@ -132,20 +132,28 @@ class TestTheJournal:
             values.append("x" * SMALL_BYTES)
             table.journal.add(values)
         everything = [value for values in runs for value in values]
-        report = table.journal.report_of(100, 100 + len(everything))
+        report = table.journal.report_of(100, everything)
         assert report is not None
         assert [value for _, record in split(memoryview(report)) for value in loads(record)] == everything
-        assert table.journal.report_of(100, 101 + len(everything)) is None
+        assert table.journal.report_of(100, [*everything, 0]) is None
         table.journal._room.release()
         table.file.close()
 
     def test_of_many_small_ones_the_values_are_pickled_together(self):
         table = Table()
         table.journal.add([1])
-        assert table.journal.report_of(100, 101) is not None
+        assert table.journal.report_of(100, [1]) is not None
         table.journal.add([2])
-        assert table.journal.report_of(100, 102) is None
+        assert table.journal.report_of(100, [1, 2]) is None
         assert table.ended().values == {100: 1, 101: 2}
+        table.journal.forget(100)
+        changing: list[int] = []
+        for number in range(2):
+            changing.append(number)
+            table.journal.add([changing])
+        report = table.journal.report_of(100, [changing, changing])
+        assert report is not None, "they are what they were when their items ended"
+        assert [value for _, record in split(memoryview(report)) for value in loads(record)] == [[0], [0, 1]]
         table.journal._room.release()
 
 

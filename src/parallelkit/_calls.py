@@ -39,8 +39,11 @@ PULL_SECONDS = 0.002
 """Pulling from a slow iterator stops after this, so that what came can start."""
 
 
-PULL_ITEMS = 256
+PULL_ITEMS = 16
 """So many are pulled between two looks at the clock, at the most: the next ones may be slow."""
+
+AHEAD_ITEMS = 16_384
+"""So many are pulled before a map begins whose results are all wanted at the end, if that takes no longer."""
 
 
 class MapCall(Call):
@@ -88,7 +91,7 @@ class MapCall(Call):
         try:
             driver.open(self, items, ended=source is None)
             if source is not None and (wanted := scheduler.wanted):
-                self._pull(sys.maxsize if gathers else wanted)  # a short one is a list before it begins
+                self._pull(AHEAD_ITEMS if gathers else wanted)  # a short one is a list before it begins
         except BaseException:
             driver.stop(self)
             raise

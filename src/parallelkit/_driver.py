@@ -328,7 +328,7 @@ class Driver:
             call_soon(self._advance)
 
     def _decide(self) -> list[tuple[Call, Flight]]:
-        """Give every worker that has room something to do; an idle one, half of what a busy one has left."""
+        """Give every worker that has room something to do; an idle one, of what a busy one has left."""
         steps: list[tuple[Call, Flight]] = []
         for call in self._calls:
             if call.scheduler.has_work:
@@ -366,7 +366,7 @@ class Driver:
         """Take back a part of the chunk that will end last; whether anything came."""
         for call in self._calls:
             while (victim := call.scheduler.next_victim()) is not None:
-                cut = call.scheduler.cut(victim, now, alone=self._roster.load(victim.worker) == 1)
+                cut = call.scheduler.cut(victim, alone=self._roster.load(victim.worker) == 1)
                 victim.asked = True  # before it is asked: who carries it may be through with that right after
                 keeps = self.backend.take_back(victim.chunk_id, cut)
                 victim.asked = keeps is None

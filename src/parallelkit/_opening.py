@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Literal
 
 from ._calls import MapCall, TaskCall
 from ._core.chunks import Sliceable
 from ._core.fold import LARGEST_LEAF
-from ._core.splitters import SHARES, Adaptive, Fixed, Splitter
+from ._core.splitters import EVENLY, GROWTH, SHARES, Adaptive, Fixed, Splitter
 from ._driver import Driver
 from ._options import RetryOn, check_callable, check_count, check_seconds, finite, retry_rule, source
 from ._work import Work
@@ -21,8 +22,9 @@ __all__ = ["READ_AHEAD_ITEMS", "open_map", "open_tasks", "splitter"]
 FIRST_ITEMS = 64
 """Items in the first chunks of an input of known length, where tails can be taken back; else 1."""
 
-CHEAP_ITEMS = 4096
-"""The same, where all results are wanted at the end and an item is a number, which costs nothing to send."""
+CHEAP_GROWTH = 64
+"""In the place of `GROWTH`, where all results are wanted at the end and an item is a number: to send many of
+them costs nothing."""
 
 FOLD_SECONDS = 0.05
 """Chunks of a reduce aim at more run time than others: what they send back shrinks as they grow."""
@@ -75,7 +77,7 @@ def open_map(
             backend,
             work,
             chunksize,
-            sized=items is not None or gathers,
+            sized=items is not None,
             cheap=whole and _are_cheap(items),
             most=STREAM_ITEMS if window is None else None,
         ),
@@ -134,20 +136,29 @@ def splitter(
 
     Args:
         chunksize: items, where the caller says so.
-        sized: the input can be sliced, or is pulled ahead as far as that takes no time.
+        sized: the input can be sliced.
         cheap: to send many items costs nothing, and nobody waits for the first results.
         most: items that all workers together may be in; None for any number.
     """
     if chunksize is not None:
         return Fixed(chunksize)
-    first = (CHEAP_ITEMS if cheap else FIRST_ITEMS) if sized and backend.can_give_back else 1
-    shares = (backend.depth > 1) if backend.can_give_back else SHARES
+    first = FIRST_ITEMS if backend.can_give_back else 1
+    shares = SHARES
+    if backend.can_give_back:
+        shares = EVENLY if backend.depth == 1 else 1
     least = backend.lanes if work.is_async else 1
-    first = max(first, least)
+    sizes = partial(
+        Adaptive,
+        max(first, least),
+        blind=max(first if sized else 1, least),
+        growth=CHEAP_GROWTH if cheap else GROWTH,
+        least=least,
+        shares=shares,
+    )
     if work.combine is not None:
         # What is read of a sized input is a slice, and what comes back of it some nodes.
-        return Adaptive(first, FOLD_SECONDS, least=least, most=None if sized else most, shares=shares)
-    return Adaptive(first, least=least, most=most, shares=shares)
+        return sizes(chunk_seconds=FOLD_SECONDS, most=None if sized else most)
+    return sizes(most=most)
 
 
 def _are_cheap(items: Sliceable | None) -> bool:

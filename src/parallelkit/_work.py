@@ -234,7 +234,7 @@ def owned(lock: Any) -> bool:
 
 
 def is_free(lock: Any) -> bool:
-    """Whether nobody holds this `threading.RLock`, the calling thread least of all."""
+    """Whether nobody holds this `threading.RLock`; not to be asked by who holds it."""
     try:
         return bool(lock.acquire(blocking=False))
     finally:

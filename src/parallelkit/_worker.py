@@ -1,6 +1,6 @@
 """Everything that runs on the far side, whatever the backend.
 
-A worker does not simply run its chunk: it claims the items in small runs, about 0.2 ms each, so that
+A worker does not simply run its chunk: it claims the items in small runs, 0.2 to 1 ms each, so that
 the tail of the chunk can be taken back while it runs. Inside a run the function is called at the speed
 of `map`. What has ended is reported when the chunk ends, and every 50 ms before that. A worker that may die
 keeps a journal besides: of each item, unless there are many and they take next to no time; then of each run.
@@ -387,13 +387,14 @@ async def run_chunk_async(
             full = False
             try:
                 value = work.apply_to(items[index - start])
-                ended[index] = await (value if work.task_timeout is None else _in_time(work, index, value))
+                ended[index] = await (value if work.task_timeout is None else _in_time(work, value))
                 full = not journal.add({index: ended[index]})
             except BaseException as error:
                 if _is_closing(error):
                     raise
                 ended[index] = None
-                failures[index] = as_item_error(error)
+                late = isinstance(error, _TookTooLong)
+                failures[index] = task_timeout_error(work, index) if late else as_item_error(error)
             enter_item(None)
             if full or index in failures or perf_counter() - reported > REPORT_SECONDS:
                 flush_what_ended()
@@ -404,8 +405,12 @@ async def run_chunk_async(
     flush(position, perf_counter(), last=True)
 
 
-async def _in_time(work: Work, index: int, value: Awaitable[Any]) -> Any:
-    """What an item comes to; TaskTimeout where it takes longer than it may."""
+class _TookTooLong(Exception):
+    """The item did; it is told apart from what the item may raise."""
+
+
+async def _in_time(work: Work, value: Awaitable[Any]) -> Any:
+    """What an item comes to, if it takes no longer than it may."""
     import asyncio
 
     limit = asyncio.timeout(work.task_timeout)
@@ -414,7 +419,7 @@ async def _in_time(work: Work, index: int, value: Awaitable[Any]) -> Any:
             return await value
     except TimeoutError:
         if limit.expired():
-            raise task_timeout_error(work, index) from None
+            raise _TookTooLong from None
         raise
 
 

@@ -202,29 +202,39 @@ class TestTakingBack:
 
 
 class TestHowMuchComesBack:
-    """Of chunks of 100 items; as nothing was measured, each is expected to take a second."""
+    """Of chunks of 100 items."""
 
     def desk(self):
-        desk = Desk(range(200), Fixed(100), window=math.inf)
+        desk = Desk(range(400), Fixed(100), window=math.inf)
         return desk, desk.hand_out(waits=False), desk.hand_out()
 
     def test_of_one_that_runs_half(self):
         desk, running, _ = self.desk()
-        cut = desk.scheduler.cut(running, desk.now, alone=True)
+        cut = desk.scheduler.cut(running, alone=True)
         assert [cut(0, 100), cut(50, 100), cut(0, 1)] == [50, 75, 1]
 
-    def test_of_one_that_waits_so_much_that_both_workers_have_the_same(self):
-        desk, _, waiting = self.desk()
-        for passed, stays in (0.0, 0), (40.0, 20), (90.0, 45):
-            assert desk.scheduler.cut(waiting, passed, alone=False)(0, 100) == stays, passed
+    @pytest.mark.parametrize(("settled", "stays"), [(0, 0), (40, 20), (90, 45)])
+    def test_of_one_that_waits_so_much_that_both_workers_have_the_same(self, settled, stays):
+        desk, running, waiting = self.desk()
+        desk.settle(running, settled, last=False)
+        assert desk.scheduler.cut(waiting, alone=False)(0, 100) == stays
 
-    def test_of_one_that_waits_for_what_is_late_all(self):
+    def test_of_one_that_begins_while_it_is_asked_for_half(self):
         desk, _, waiting = self.desk()
-        assert desk.scheduler.cut(waiting, 101.0, alone=False)(0, 100) == 0
+        assert desk.scheduler.cut(waiting, alone=False)(10, 100) == 55
 
-    def test_of_one_that_was_thought_to_wait_half(self):
-        desk, _, waiting = self.desk()
-        assert desk.scheduler.cut(waiting, 0.0, alone=False)(10, 100) == 55
+    def test_of_one_whose_turn_has_come_half(self):
+        desk, running, waiting = self.desk()
+        desk.settle(running)
+        assert desk.scheduler.cut(waiting, alone=False)(0, 100) == 50
+
+    def test_what_is_kept_of_workers_is_the_number_of_their_last_chunk(self):
+        desk, running, waiting = self.desk()
+        desk.settle(running)
+        desk.settle(waiting)
+        assert desk.scheduler._latest == {"w": waiting.chunk_id}
+        desk.lose(desk.hand_out(), 0)
+        assert not desk.scheduler._latest
 
 
 class TestChunksThatAreNotDivided:
@@ -233,7 +243,7 @@ class TestChunksThatAreNotDivided:
         desk.hand_out(waits=False)
         waiting = desk.hand_out()
         assert desk.scheduler.next_victim() is waiting
-        cut = desk.scheduler.cut(waiting, desk.now, alone=False)
+        cut = desk.scheduler.cut(waiting, alone=False)
         assert [cut(started, 4) for started in (0, 1, 4)] == [0, 4, 4]
         desk.give_back(waiting, 4)
         assert span(desk.hand_out("other")) == (4, 8)
@@ -242,7 +252,7 @@ class TestChunksThatAreNotDivided:
         desk = Desk(range(8), divisible=False)
         flight = desk.hand_out(waits=False)
         assert desk.scheduler.next_victim() is None
-        assert desk.scheduler.cut(flight, desk.now, alone=True)(0, 4) == 4
+        assert desk.scheduler.cut(flight, alone=True)(0, 4) == 4
 
     def test_they_wait_for_a_window_that_has_room_for_all_of_one(self):
         desk = Desk(range(10), divisible=False, window=8)

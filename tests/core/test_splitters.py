@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallelkit._core.splitters import CHUNK_SECONDS, GROWTH, LEAST_SECONDS, SHARES, Adaptive, Fixed
+from parallelkit._core.splitters import CHUNK_SECONDS, EVENLY, GROWTH, LEAST_SECONDS, SHARES, Adaptive, Fixed
 
 
 def test_fixed_is_what_the_caller_said_whatever_was_learned():
@@ -60,6 +60,26 @@ class TestAdaptive:
         splitter.learn(10**6, 0.001)
         assert splitter.size(None, 4) == splitter.size(10**9, 4) == 250
         assert splitter.size(None, 2000) == 1
+
+    def test_begins_with_less_where_the_end_is_not_known(self):
+        assert Adaptive(first=64, blind=1).size(None, 2) == 1
+        assert Adaptive(first=64, blind=1).size(1000, 2) == 64
+
+    def test_takes_larger_shares_of_what_was_measured_where_tails_come_back(self):
+        splitter = Adaptive(first=1000, shares=1)
+        assert splitter.size(1000, 2) == 250
+        splitter.learn(1000, 0.001)
+        assert splitter.size(100_000, 2) == GROWTH * 1000
+        assert splitter.size(10_000, 2, running=1000) == 5000
+
+    def test_takes_even_shares_where_nothing_else_waits(self):
+        assert Adaptive(first=1000, shares=EVENLY).size(300, 4, running=100) == 100
+
+    def test_leaves_no_crumbs(self):
+        splitter = Adaptive(first=100)
+        splitter.learn(10_000, 10_000 * LEAST_SECONDS / 500)
+        assert splitter.size(700, 1) == 700
+        assert splitter.size(800, 2, running=2000) == 500
 
     def test_follows_costs_that_drift(self):
         splitter = Adaptive(first=100)

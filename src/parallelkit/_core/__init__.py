@@ -24,7 +24,7 @@ its size, so chunks should be large. But the cost of items is unknown beforehand
 change in the middle of the input, so large chunks end at different times and leave
 workers idle at the end. Every other design settles somewhere between. Here a chunk is
 only a claim that can be shortened: when a worker runs dry and nothing is left to hand
-out, half of what the busiest one has not started comes back and is handed out again,
+out, a part of what the busiest one has not started comes back and is handed out again,
 until every tail is a single item. So a wrong guess of a size costs one more message, not
 an idle core.
 

@@ -24,7 +24,7 @@ from collections.abc import Callable, Hashable, Mapping, Set
 from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
 
-from .chunks import Chunk, Cut, Sliceable, all_of_it, half_but_first, if_unstarted, leaving
+from .chunks import Chunk, Cut, Sliceable, all_of_it, half, half_but_first, if_unstarted, leaving
 from .outcome import Outcomes
 from .reorder import Reorder
 from .splitters import Splitter
@@ -93,19 +93,22 @@ Fact = Pulled | Ended | Settled | GivenBack | Rejected | Lost
 
 
 class Flight:
-    """A chunk in flight. Items before `settled` have their outcomes; `begin` and `expected_end` are guesses.
+    """A chunk in flight. Items before `settled` have their outcomes; `expected_end` is a guess.
 
-    `asked`: its tail was asked for, and there was no answer yet. `carried`: its worker may have it.
+    `behind`: the number of the chunk that its worker had before it. `asked`: its tail was asked for, and
+    there was no answer yet. `carried`: its worker may have it.
     """
 
-    __slots__ = ("asked", "begin", "carried", "chunk", "chunk_id", "expected_end", "settled", "worker")
+    __slots__ = ("asked", "behind", "carried", "chunk", "chunk_id", "expected_end", "settled", "worker")
 
-    def __init__(self, chunk_id: int, worker: Hashable, chunk: Chunk, begin: float, expected_end: float):
+    def __init__(
+        self, chunk_id: int, worker: Hashable, chunk: Chunk, behind: int | None, expected_end: float
+    ):
         self.chunk_id = chunk_id
         self.worker = worker
         self.chunk = chunk
         self.settled = chunk.start
-        self.begin = begin
+        self.behind = behind
         self.expected_end = expected_end
         self.asked = self.carried = False
 
@@ -154,6 +157,7 @@ class Scheduler:
         self._flights: dict[int, Flight] = {}
         self._victims: list[tuple[float, int]] = []  # heap: whose end is expected last comes first
         self._busy_until: dict[Hashable, float] = {}
+        self._latest: dict[Hashable, int] = {}  # the chunk that each worker had last
         self._pulled = self._handed_out = self._delivered = self._consumed = 0
         self._ended = False
         self._stopped = False
@@ -229,7 +233,10 @@ class Scheduler:
         size = len(chunk)
         chunk_id = self._chunk_ids()
         begin = max(now, self._busy_until.get(worker, now))
-        flight = Flight(chunk_id, worker, chunk, begin, begin + self._splitter.seconds(size))
+        flight = Flight(
+            chunk_id, worker, chunk, self._latest.get(worker), begin + self._splitter.seconds(size)
+        )
+        self._latest[worker] = chunk_id
         self._busy_until[worker] = flight.expected_end
         self._flights[chunk_id] = flight
         if can_give_back and (waits or (size > 1 and self._divisible)):
@@ -248,17 +255,18 @@ class Scheduler:
                 return flight
         return None
 
-    def cut(self, flight: Flight, now: float, *, alone: bool) -> Cut:
+    def cut(self, flight: Flight, *, alone: bool) -> Cut:
         """How to shorten a chunk in flight; `alone`: its worker has no other, and is in it or about to be."""
         if not self._divisible:
             return all_of_it if alone else if_unstarted
         if alone:
             return half_but_first
-        # It waits behind another: what that has left, and this, are for two workers. But for one that is
-        # late, nobody knows what it has left.
-        items = len(flight.chunk)
-        before, own = flight.begin - now, self._splitter.seconds(items)
-        return leaving(int(items * (own - before) / (2 * own)) if 0 < before < own else 0)
+        before = self._flights.get(-1 if flight.behind is None else flight.behind)
+        if before is None:
+            return half
+        # It waits behind another: what that has left, as far as is known, and this, are for two workers.
+        left = before.chunk.stop - before.settled
+        return leaving(max(0, (len(flight.chunk) - left) // 2))
 
     def name_again(self, flight: Flight) -> None:
         """The tail of this flight was asked for before it could answer; now it can."""
@@ -338,7 +346,10 @@ class Scheduler:
         if fact.stop <= flight.settled:
             self._land(flight)  # nothing is left of it; its worker's answer will be one to nobody
         else:
-            flight.expected_end = max(now, flight.expected_end - self._splitter.seconds(returned))
+            end = max(now, flight.expected_end - self._splitter.seconds(returned))
+            if self._busy_until.get(flight.worker) == flight.expected_end:
+                self._busy_until[flight.worker] = end
+            flight.expected_end = end
             self._add_victim(flight)
         return []
 
@@ -363,6 +374,7 @@ class Scheduler:
             return []
         self._land(flight)
         self._busy_until.pop(flight.worker, None)
+        self._latest.pop(flight.worker, None)
         claimed = min(max(fact.claimed, flight.settled), flight.chunk.stop)
         flight.chunk.one_by_one |= fact.one_by_one
         self._put_back(flight.chunk, claimed)

@@ -13,6 +13,10 @@ SHARES = 2
 """A chunk takes at most one part in SHARES x workers of what is left, so that sizes shrink at the end. Where
 tails can be taken back it may be one in so many workers: what is uneven then is evened out."""
 
+EVENLY = 0
+"""In the place of SHARES: chunks may be as large as an even share of all that is left, also of what is with
+workers. These have nothing else that waits, and tails are taken back."""
+
 LEAST_SECONDS = 0.001  # benchmarks/constants.py
 """Sizes shrink no further than to this run time: below it a chunk costs more to carry than it evens out."""
 
@@ -66,8 +70,9 @@ class Adaptive:
         chunk_seconds: the run time to aim at.
         least: a chunk is not smaller than this, but at the end of the input: coroutines in flight together.
         most: the chunks of all workers have no more items than this, however cheap; None for any number.
-        shares: see `SHARES`; 0 where chunks may be as large as an even share of all that is left, also of
-            what is with workers: these have nothing else that waits, and tails are taken back.
+        shares: see `SHARES`.
+        blind: items in the first chunks as long as the end of the input is not known; None for `first`.
+        growth: see `GROWTH`.
     """
 
     def __init__(
@@ -77,11 +82,15 @@ class Adaptive:
         least: int = 1,
         most: int | None = None,
         shares: int = SHARES,
+        blind: int | None = None,
+        growth: int = GROWTH,
     ):
         self._shares = shares
         self._most = most
         self._least = least
         self._first = first
+        self._blind = first if blind is None else blind
+        self._growth = growth
         self._chunk_seconds = chunk_seconds
         self._seconds_per_item: float | None = None
         self._longest = first
@@ -89,10 +98,10 @@ class Adaptive:
     def size(self, remaining: int | None, workers: int, running: int = 0) -> int:
         shares = self._shares
         if self._seconds_per_item is None:
-            size, worthwhile = self._first, 1
+            size, worthwhile = self._blind if remaining is None else self._first, 1
             shares = shares and SHARES  # nor is it known what they take to be sent
         else:
-            size = min(int(self._chunk_seconds / self._seconds_per_item), GROWTH * self._longest)
+            size = min(int(self._chunk_seconds / self._seconds_per_item), self._growth * self._longest)
             worthwhile = int(LEAST_SECONDS / self._seconds_per_item)
         if remaining is not None:
             fair = -(-(remaining + running) // workers)  # of what is left it would halve down to one item

@@ -34,6 +34,16 @@ SMALL_BYTES = 64
 """Of records that are smaller, on the average, the values are pickled once more, together: it takes a
 fiftieth of the time in which the parent would read so many pickles."""
 
+_SCALARS = {
+    int,
+    float,
+    complex,
+    bool,
+    type(None),
+    str,
+    bytes,
+}  # what does not change after its record was made
+
 SKIPPED = 8
 """After values that were too large to fit in, so many are not pickled to see whether they do."""
 
@@ -134,11 +144,14 @@ class Journal:
         self.incomplete = False
         self._words[self._at + _MODE] = self._mode
 
-    def report_of(self, start: int, stop: int) -> bytes | None:
-        """The records, if they are all values of these items and can be read in any process as they are."""
-        if self.incomplete or self._first != start or self._kept != stop - start or not self._kept:
+    def report_of(self, start: int, values: list[Any]) -> bytes | None:
+        """The records, if they are all values of these items and can be read in any process as they are.
+
+        None too where it is quicker to pickle the values once more, and makes no difference.
+        """
+        if self.incomplete or self._first != start or self._kept != len(values) or not self._kept:
             return None
-        if self._records > 1 and self._used < SMALL_BYTES * self._records:
+        if 1 < self._records > self._used / SMALL_BYTES and _SCALARS.issuperset(map(type, values)):
             return None
         written = bytes(self._room[: self._used])
         self._plain = is_plain(written)

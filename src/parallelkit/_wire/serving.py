@@ -273,7 +273,7 @@ class _Server:
         flags = (LAST if last else 0) | (0 if outcomes.retriable else UNRETRIABLE)
         # A late report comes from another thread, while the journal is written to.
         late = threading.get_ident() != self._thread
-        values = None if late else self._journal.report_of(outcomes.start, outcomes.stop)
+        values = None if late else self._journal.report_of(outcomes.start, outcomes.values)
         places = b""
         if values is not None:
             flags |= RECORDS
