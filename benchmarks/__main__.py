@@ -86,6 +86,7 @@ def measure(given: argparse.Namespace, command: str) -> Report:
             run = WorkRun(work, sides, plan, LIMITS[given.level], environment, told)
             outcomes = run.run()
             report.groups.append(group_of(work, run.cases, outcomes))
+            save(report, given.out / "benchmarks")  # what is measured stays, if the rest is not waited for
             told(f"   {work.title}: done after {perf_counter() - began:.0f} s")
     return report
 
@@ -104,7 +105,6 @@ def main(arguments: list[str]) -> None:
         report = load(details)
     else:
         report = measure(given, " ".join(["python -m benchmarks", *arguments]))
-        save(report, details)
     write(report, given.out / "benchmarks.md", pictures(report, details))
     told(f"written: {given.out / 'benchmarks.md'}")
 
