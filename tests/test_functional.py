@@ -19,7 +19,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallelkit import chunked, current_worker, functional, pimap, pmap, pmap_reduce, preduce
+from parallelkit import Executor, chunked, current_worker, functional, pimap, pmap, pmap_reduce, preduce
+from parallelkit._opening import CHEAP_GROWTH, FIRST_ITEMS, splitter
+from parallelkit._work import Work
 from parallelkit.testing import Gate, Notes
 from strategies import buffersizes, chunksizes, floats, integers, kinds
 
@@ -399,6 +401,60 @@ def test_a_warm_executor_that_broke_is_replaced() -> None:
     broken.kill_workers()
     assert pmap(abs, [-1], backend="thread", max_workers=3) == [1]
     assert functional._executors["thread", 3].executor is not broken
+
+
+def test_a_warm_executor_has_one_alarm_and_is_closed_when_it_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    alarms: list[tuple[float, Callable[[], object]]] = []
+    now = 1000.0
+    monkeypatch.setattr(functional, "call_at", lambda *alarm: alarms.append(alarm) or alarms)
+    monkeypatch.setattr(functional, "monotonic", lambda: now)
+    key = ("thread", 5)
+    for _ in range(3):
+        assert pmap(abs, [-1], backend="thread", max_workers=5) == [1]
+    executor = functional._executors[key].executor
+    (when, ring) = alarms.pop()
+    assert when == 1000.0 + functional.IDLE_SECONDS
+    assert not alarms, "one for all calls"
+
+    now = when
+    stream = pimap(abs, [-1, -2], backend="thread", max_workers=5)
+    ring()
+    assert functional._executors[key].executor is executor, "it is in use"
+    assert list(stream) == [1, 2]
+    (when, ring) = alarms.pop()
+    assert when == now + functional.IDLE_SECONDS
+
+    now += 1.0
+    assert pmap(abs, [-1], backend="thread", max_workers=5) == [1]
+    ring()
+    assert functional._executors[key].executor is executor, "it was used since"
+    (when, ring) = alarms.pop()
+    assert when == now + functional.IDLE_SECONDS
+
+    now = when
+    ring()
+    assert key not in functional._executors
+    assert not executor.usable
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_numbers_are_sent_no_further_ahead_than_others_before_it_is_known_what_they_take(
+    backend: str,
+) -> None:
+    """Else another call on these workers would wait for all of them."""
+    with Executor(backend, 2) as executor:
+        sizes = splitter(executor._driver.backend, Work(abs), None, sized=True, most=None, cheap=True)
+    assert sizes.size(10**6, 2) == FIRST_ITEMS
+    sizes.learn(FIRST_ITEMS, FIRST_ITEMS * 1e-7)
+    assert sizes.size(10**6, 2) == CHEAP_GROWTH * FIRST_ITEMS
+
+
+def test_of_an_iterator_that_goes_on_a_map_begins_with_one_item() -> None:
+    """However much was pulled ahead, each worker gets one, and what is pulled next is little."""
+    with Executor("thread", 2) as executor:
+        sizes = splitter(executor._driver.backend, Work(abs), None, sized=False, most=None)
+    assert sizes.size(None, 2) == 1
+    assert sizes.size(1000, 2) == FIRST_ITEMS, "it has ended"
 
 
 def test_chunked_pieces_are_mapped() -> None:

@@ -55,19 +55,6 @@ class Dask(Side):
         return self.pool.gather(futures)  # type: ignore[no-any-return]
 
 
-class TunedDask(Dask):
-    """A task for each piece of the items, as its docs ask for where items are small."""
-
-    offers = frozenset({"map", "reduce"})
-
-    def map(self, function: Function, items: Iterable[Any]) -> list[Any]:
-        return joined(super().map(Each(function), pieces(self, items)))
-
-    def reduce(self, add: Callable[[Any, Any], Any], function: Function, items: range) -> Any:
-        self.item_seconds = 1.0  # the pieces are made already
-        return sum_in_chunks(self, add, function, items)
-
-
 class Ray(Side):
     """A task for each item; the function is remote once."""
 
@@ -119,8 +106,8 @@ class Ray(Side):
         return self.ray.get([remote.remote(placed, item) for item in items])  # type: ignore[no-any-return]
 
 
-class TunedRay(Ray):
-    """A task for each piece of the items, as its docs ask for where items are small."""
+class InPieces(Side):
+    """A task for each piece of the items, as the docs of both ask for where items are small."""
 
     offers = frozenset({"map", "reduce"})
 
@@ -130,6 +117,14 @@ class TunedRay(Ray):
     def reduce(self, add: Callable[[Any, Any], Any], function: Function, items: range) -> Any:
         self.item_seconds = 1.0  # the pieces are made already
         return sum_in_chunks(self, add, function, items)
+
+
+class TunedDask(InPieces, Dask):
+    pass
+
+
+class TunedRay(InPieces, Ray):
+    pass
 
 
 class RayPool(Ray):

@@ -9,7 +9,7 @@ from typing import Any
 
 from .base import Function, Side
 from .executors import Joblib, Pebble
-from .ours import Parallelkit
+from .ours import Parallelkit, Serial
 from .pools import Mpire
 
 THREADS = frozenset({"threads"})
@@ -93,19 +93,12 @@ class ParallelkitThreads(Parallelkit):
     backend = "thread"
 
 
-class PlainThreads(Side):
+class PlainThreads(Serial):
     """Threads that take items from one iterator: as little as can be done."""
 
     family = "floor"
     offers = THREADS
     processes = False
-    reference = True
-
-    def open(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
     def map(self, function: Function, items: Iterable[Any]) -> list[Any]:
         import threading

@@ -38,7 +38,6 @@ __all__ = [
 PULL_SECONDS = 0.002
 """Pulling from a slow iterator stops after this, so that what came can start."""
 
-
 PULL_ITEMS = 16
 """So many are pulled between two looks at the clock, at the most: the next ones may be slow."""
 
@@ -110,8 +109,8 @@ class MapCall(Call):
         try:
             while (outcomes := self._next()) is not None:
                 # What is about to be yielded has left the window; the rest of it leaves when that is done.
-                length = len(outcomes)
                 self._driver.consumed(self, 1)
+                length = len(outcomes)
                 yield outcomes
                 del outcomes
                 if length > 1:

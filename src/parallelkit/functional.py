@@ -205,9 +205,8 @@ class _Warm:
         self.executor = Executor(backend, max_workers)
         self._users = 0
         self._idle_since = 0.0
-        self._alarm: Alarm | None = (
-            None  # one at a time: to set one for each call would wake the clock's thread
-        )
+        # One at a time: to set one for each call would wake the clock's thread.
+        self._alarm: Alarm | None = None
 
     def use(self) -> None:
         self._users += 1
