@@ -19,7 +19,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallelkit import Executor, chunked, current_worker, functional, pimap, pmap, pmap_reduce, preduce
+from parallelkit import (
+    Executor,
+    _calls,
+    chunked,
+    current_worker,
+    functional,
+    pimap,
+    pmap,
+    pmap_reduce,
+    preduce,
+)
 from parallelkit._opening import CHEAP_GROWTH, FIRST_ITEMS, splitter
 from parallelkit._work import Work
 from parallelkit.testing import Gate, Notes
@@ -455,6 +465,29 @@ def test_of_an_iterator_that_goes_on_a_map_begins_with_one_item() -> None:
         sizes = splitter(executor._driver.backend, Work(abs), None, sized=False, most=None)
     assert sizes.size(None, 2) == 1
     assert sizes.size(1000, 2) == FIRST_ITEMS, "it has ended"
+
+
+def test_an_iterator_that_becomes_slow_does_not_hold_up_what_came_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    pulled: list[int] = []
+    known_at_first: list[int] = []
+    monkeypatch.setattr(_calls, "monotonic", lambda: now)
+
+    def slow_after_a_hundred() -> Iterator[int]:
+        nonlocal now
+        for item in range(300):
+            now += 1.0 if item >= 100 else 0.0
+            pulled.append(item)
+            yield item
+
+    def look(item: int) -> int:
+        known_at_first.append(len(pulled))
+        return item
+
+    assert pmap(look, slow_after_a_hundred(), backend="serial") == list(range(300))
+    assert 100 <= known_at_first[0] <= 100 + 16
 
 
 def test_chunked_pieces_are_mapped() -> None:
