@@ -11,12 +11,15 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
+from compileall import compile_dir
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import psutil
+
+import parallelkit
 
 from .works.base import Case, Plan
 
@@ -195,7 +198,12 @@ def memory(pid: int) -> int:
 
 @contextmanager
 def surroundings() -> Iterator[tuple[str, dict[str, str]]]:
-    """A folder for files and the environment of children; what is left of these at the end is killed."""
+    """A folder for files and the environment of children; what is left of these at the end is killed.
+
+    parallelkit is compiled to bytecode first, as pip does with what it installs.
+    """
+    for package in parallelkit.__path__:
+        compile_dir(package, quiet=2)
     mark = uuid.uuid4().hex
     with tempfile.TemporaryDirectory(prefix="pkb", ignore_cleanup_errors=True) as folder:
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -208,7 +216,7 @@ def surroundings() -> Iterator[tuple[str, dict[str, str]]]:
             "PYTHONHASHSEED": "0",  # so that all children have the same proofs of results
             "PYTHONPATH": os.pathsep.join(paths),
         }
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once, as an installed package is
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         try:
             yield folder, environment
         finally:

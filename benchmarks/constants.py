@@ -10,14 +10,17 @@ from __future__ import annotations
 import argparse
 import operator
 import sys
+from asyncio import sleep
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import Parameter, signature
 from itertools import islice
 from typing import Any
 
 from parallelkit import Executor
+from parallelkit._core.splitters import Adaptive
 
 if __package__:
     from .engine import placed, round_trip_seconds
@@ -84,6 +87,40 @@ def short_maps(executor: Executor) -> float:
     return seconds(lambda: [len(list(executor.map(square, range(2000)))) for _ in range(50)], [2000] * 50)
 
 
+def short_calls(executor: Executor) -> float:
+    """fifty pmaps of 10,000 squares"""
+    return seconds(lambda: [len(gathered(executor, range(10_000))) for _ in range(50)], [10_000] * 50)
+
+
+def short_inputs(executor: Executor) -> float:
+    """fifty pmaps of a generator of 5,000"""
+    return seconds(
+        lambda: [len(gathered(executor, (n for n in range(5000)))) for _ in range(50)], [5000] * 50
+    )
+
+
+def long_input(executor: Executor) -> float:
+    """a pmap of a generator of 200,000"""
+    return seconds(lambda: len(gathered(executor, (n for n in range(200_000)))), 200_000)
+
+
+def gathered(executor: Executor, items: Any) -> list[int]:
+    """What `pmap` does, on an executor of ours."""
+    return executor._map_to_list(square, (items,), False)
+
+
+def uneven_coroutines(_: Executor) -> float:
+    """coroutines that compute more and more, four threads"""
+    with Executor("thread", 4) as threads:
+        costs = [number * 20 for number in range(2000)]
+        return seconds(lambda: list(threads.map(burn_and_wait, costs)), costs)
+
+
+async def burn_and_wait(loops: int) -> int:
+    await sleep(0.001)
+    return burn(loops)
+
+
 def small_items(executor: Executor) -> float:
     """a hundred thousand items of 5 µs"""
     loops = max(1, LAWS["20 µs items"][0] // 4)
@@ -124,6 +161,24 @@ CONSTANTS = {
         (0.00005, 0.0001, 0.0002, 0.0005, 0.002),
         (tiny_tasks, law("20 µs items"), law("heavy tail at the end")),
     ),
+    "RUN_SHARE": Constant(
+        "_worker",
+        (0.0, 1 / 64, 1 / 16, 1 / 4, 1.0),
+        (small_items, law("20 µs items"), law("heavy tail at the end")),
+    ),
+    "LONGEST_RUN_SECONDS": Constant(
+        "_worker",
+        (0.0002, 0.0005, 0.001, 0.002, 0.01),
+        (small_items, law("20 µs items"), law("heavy tail at the end")),
+    ),
+    "GROWTH": Constant(
+        "_core.splitters", (2, 4, 16, 64, 256), (tiny_tasks, short_inputs, law("heavy tail at the end"))
+    ),
+    "CHEAP_GROWTH": Constant("_opening", (4, 16, 64, 256), (short_calls,)),
+    "EVENLY": Constant("_core.splitters", (0, 1, 2, 4), (uneven_coroutines,)),
+    "FIRST_ITEMS": Constant("_opening", (4, 16, 64, 256, 1024), (short_calls, law("one giant first"))),
+    "PULL_ITEMS": Constant("_calls", (1, 4, 16, 64, 1024), (short_inputs, long_input)),
+    "AHEAD_ITEMS": Constant("_calls", (128, 1024, 4096, 16_384, 65_536), (short_inputs, long_input)),
     "CHUNK_SECONDS": Constant(
         "_core.splitters",
         (0.002, 0.005, 0.01, 0.02, 0.05, 0.2),
@@ -140,12 +195,15 @@ CONSTANTS = {
         (tiny_tasks, small_items, law("20 µs items")),
     ),
     "ONE_BY_ONE_ITEMS": Constant("_worker", (0, 32, 128, 512, 2048), (tiny_tasks, short_maps)),
+    "NOTHING_SECONDS": Constant("_worker", (0.0, 1e-6, 3e-6, 1e-5), (tiny_tasks, short_maps, short_calls)),
+    "SMALL_BYTES": Constant("_wire.journal", (1, 16, 32, 64, 128), (tiny_tasks, short_calls)),
     "JOURNAL_BYTES": Constant(
         "_wire.journal",
         (1 << 16, 1 << 17, 1 << 18, 1 << 19, 1 << 20, 1 << 21),
         (tiny_tasks, small_results, medium_results),
     ),
     "LARGEST_LEAF": Constant("_core.fold", (256, 512, 1024, 2048, 4096), (sum_of_squares,)),
+    "BLOCK": Constant("_core.fold", (2, 4, 16, 64), (sum_of_squares,)),
     "LOOKOUT_SECONDS": Constant("_wire.serving", (0.0, 0.00005, 0.0001, 0.0002, 0.0005), (round_trip,)),
     "STREAM_ITEMS": Constant("_opening", (4096, 8192, 16_384, 32_768, 65_536, 10**9), (tiny_stream,)),
     "PIPE_BYTES": Constant("_wire.peer", (1 << 16, 1 << 17, 1 << 18, 1 << 20), (medium_results,)),
@@ -168,9 +226,8 @@ def valued(name: str, value: float) -> Iterator[None]:
     changes: list[tuple[Any, str, Any]] = [(module, name, value) for module in ours if hasattr(module, name)]
     if name == "LARGEST_LEAF":
         changes.append((home, "_LARGEST_LEAF_BITS", int(value).bit_length() - 1))
-    if name == "CHUNK_SECONDS":
-        adaptive = import_module("parallelkit._core.splitters").Adaptive
-        changes.append((adaptive.__init__, "__defaults__", (1, value, 1, None)))
+    if name in ("CHUNK_SECONDS", "GROWTH"):
+        changes.append((Adaptive.__init__, "__defaults__", _with_default(name.lower(), value)))
     if name == "JOURNAL_BYTES":
         claims: Any = import_module("parallelkit._wire.claims")
         others = claims._AREA_BYTES - claims.JOURNAL_BYTES
@@ -183,6 +240,16 @@ def valued(name: str, value: float) -> Iterator[None]:
     finally:
         for module, attribute, old in before:
             setattr(module, attribute, old)
+
+
+def _with_default(argument: str, value: float) -> tuple[Any, ...]:
+    """The defaults of the splitter, one of them another."""
+    defaults = {
+        name: parameter.default
+        for name, parameter in signature(Adaptive.__init__).parameters.items()
+        if parameter.default is not Parameter.empty
+    }
+    return tuple({**defaults, argument: value}.values())
 
 
 def in_force(name: str) -> float:

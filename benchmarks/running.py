@@ -48,7 +48,7 @@ class Limits:
 
 LIMITS = (
     Limits(2, 1.5, 30.0, 0.5, 2.0),
-    Limits(4, 8.0, 60.0, 2.0, 8.0),
+    Limits(4, 5.0, 60.0, 1.5, 8.0),
     Limits(11, 60.0, 90.0, 60.0, 8.0),
 )
 """By level: quick, default, full."""

@@ -445,7 +445,7 @@ def test_alarms_go_with_their_chunks() -> None:
         stream = executor.map(abs, count(), task_timeout=3600)
         for _ in range(500):
             next(stream)
-        assert len(executor._driver._alarms) <= 4
+        assert len(executor._driver._in_flight.alarms) <= 4
         del stream
 
 

@@ -40,6 +40,7 @@ LAYERS = {
     "backends.*": 5,  # one each: they never import each other
     "backends": 6,  # name -> module
     "_call": 4,
+    "_in_flight": 5,
     "_time_limits": 5,
     "_lifetime": 0,
     "_driver": 7,

@@ -63,7 +63,7 @@ def grain_cases(plan: Plan) -> list[Case]:
 
 
 def grain_case(grain: float, plan: Plan, coarser: str) -> Case:
-    each = plan.choose(0.05, 0.25, 0.5)  # seconds of work for each worker
+    each = plan.choose(0.05, 0.15, 0.5)  # seconds of work for each worker
     count = plan.workers * max(2, round(each / grain))
     items = [max(1, round(grain * plan.speed))] * count
     return mapped(
@@ -90,7 +90,7 @@ def grain_text(seconds: float) -> str:
 
 def laws(plan: Plan) -> dict[str, list[int]]:
     """The loops of each item; their sum is a part of a second for each worker."""
-    loops = plan.speed * plan.choose(0.1, 0.25, 0.5) * plan.workers
+    loops = plan.speed * plan.choose(0.1, 0.15, 0.5) * plan.workers
     found = cost_laws(loops)  # which scales them to a second of the speed that it is given
     del found["20 µs items"]  # part of the grain sweep here
     shape = [100.0 if number % 20 == 0 else 1.0 for number in range(2000)]

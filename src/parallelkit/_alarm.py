@@ -11,6 +11,7 @@ import os
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from heapq import heapify, heappop, heappush
 from itertools import count
 from queue import Empty, SimpleQueue
@@ -35,7 +36,7 @@ class Alarm:
 class _Clock:
     def __init__(self) -> None:
         self._asked: SimpleQueue[Alarm] = SimpleQueue()
-        self._running = threading.Lock()  # held for the thread, from before its start to its end
+        self._running = threading.Lock()  # held by the thread
         # The thread's own:
         self._due: list[tuple[float, int, Alarm]] = []
         self._numbers = count()
@@ -43,20 +44,18 @@ class _Clock:
 
     def add(self, alarm: Alarm) -> None:
         self._asked.put(alarm)
-        if self._running.acquire(blocking=False):
-            try:
+        if not self._running.locked():
+            with suppress(RuntimeError):  # the interpreter is going down, and with it all that could be late
                 # Not threading.Thread, whose start() waits for the new thread: for ever, in a finalizer.
                 _thread.start_new_thread(self._run, ())
-            except RuntimeError:  # the interpreter is going down, and with it all that could be late
-                self._running.release()
 
     def _run(self) -> None:
-        while True:
+        # Of threads that were started at once, all but one end here. And who asked just before the release
+        # did not start one. It is the thread that takes the lock, and not who starts it, because Ctrl-C may
+        # come to him in between.
+        while not self._asked.empty() and self._running.acquire(blocking=False):
             self._ring()
             self._running.release()
-            # Who asked before the release did not start a thread.
-            if self._asked.empty() or not self._running.acquire(blocking=False):
-                return
 
     def _ring(self) -> None:
         """Wait and call until nothing is due any more."""

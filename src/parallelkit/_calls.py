@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from functools import partial
 from itertools import islice
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from time import monotonic
 from typing import Any
 
+from ._alarm import Alarm, call_at
 from ._call import Call
 from ._core.chunks import Chunk, Sliceable
 from ._core.outcome import Outcomes
@@ -38,10 +39,10 @@ __all__ = [
 PULL_SECONDS = 0.002
 """Pulling from a slow iterator stops after this, so that what came can start."""
 
-PULL_ITEMS = 16
+PULL_ITEMS = 16  # benchmarks/constants.py
 """So many are pulled between two looks at the clock, at the most: the next ones may be slow."""
 
-AHEAD_ITEMS = 16_384
+AHEAD_ITEMS = 16_384  # benchmarks/constants.py
 """So many are pulled before a map begins whose results are all wanted at the end, if that takes no longer."""
 
 
@@ -79,20 +80,22 @@ class MapCall(Call):
         self._inbox: SimpleQueue[Outcomes | None] = SimpleQueue()
         self._gathers = gathers
         self._gathered: list[Outcomes] = []
-        self._timeout = timeout
-        self._deadline = None if timeout is None else monotonic() + timeout
         self._daemon = daemon
         self._whole = whole
         self._worth_retrying = worth_retrying
         self._unread = False
         self._pulling = threading.RLock()  # which knows who has it
         self.started = False
+        self._alarm: Alarm | None = None
         try:
+            if timeout is not None:
+                self._alarm = call_at(monotonic() + timeout, partial(self._give_up_after, timeout))
             driver.open(self, items, ended=source is None)
             if source is not None and (wanted := scheduler.wanted):
                 self._pull(AHEAD_ITEMS if gathers else wanted)  # a short one is a list before it begins
         except BaseException:
             driver.stop(self)
+            self._cancel_alarm()
             raise
 
     # For the consumer
@@ -105,7 +108,6 @@ class MapCall(Call):
             CancelledError: the executor was shut down before the rest was run.
         """
         self.started = True
-        late: TimeoutError | None = None
         try:
             while (outcomes := self._next()) is not None:
                 # What is about to be yielded has left the window; the rest of it leaves when that is done.
@@ -119,11 +121,8 @@ class MapCall(Call):
             for error in (self._error, self._source_error):
                 if error is not None:
                     raise error
-        except _TookTooLong as error:
-            late = TimeoutError(str(error))
-            raise late from None
         finally:
-            self._driver.stop(self, abandon=late)
+            self._driver.stop(self)
 
     def abandon(self) -> None:
         """Nobody will ever read: run the rest for its effects. May be called from anywhere."""
@@ -161,11 +160,7 @@ class MapCall(Call):
             if not wanted or not self._pull(wanted):
                 break
             fed = True
-        try:
-            left = None if self._deadline is None else max(0.0, self._deadline - monotonic())
-            return self._inbox.get(timeout=left)
-        except Empty:
-            raise _TookTooLong(f"the call took longer than timeout={self._timeout} s") from None
+        return self._inbox.get()
 
     def _pull(self, wanted: int, *, wait: bool = False) -> bool:
         """Pull up to so many items, and feed them; False where another thread does, and this is not to wait.
@@ -215,6 +210,7 @@ class MapCall(Call):
                 self._inbox.put(some)
 
     def finish(self, error: BaseException | None) -> None:
+        self._cancel_alarm()
         if error is not None:
             self._error = error
             self._source = None
@@ -229,6 +225,14 @@ class MapCall(Call):
         if self._source is None:
             self.scheduler.lift_window()
         return []
+
+    def _give_up_after(self, timeout: float) -> None:
+        late = TimeoutError(f"the call took longer than timeout={timeout} s")
+        self._driver.stop(self, late, abandon=late)
+
+    def _cancel_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
 
     def is_final(self, error: Exception) -> bool:
         return self._worth_retrying is not None and not self._worth_retrying(error)
@@ -246,10 +250,6 @@ def note_item(error: Exception, index: int, chunk: Chunk) -> None:
     except Exception:
         text = "(an item whose repr() raises)"
     add_note(error, f"parallelkit: item {index}: {text}")
-
-
-class _TookTooLong(Exception):
-    """The call did; it is told apart from what the user's code may raise."""
 
 
 class TaskFuture(Future[Any]):

@@ -27,13 +27,14 @@ from itertools import count
 from time import monotonic
 from typing import Any
 
-from ._alarm import Alarm, call_soon
+from ._alarm import call_soon
 from ._call import Call
 from ._core.chunks import Sliceable, all_of_it, unstarted
 from ._core.outcome import Outcomes
 from ._core.roster import Roster
 from ._core.scheduler import Ended, Fact, Flight, GivenBack, Pulled, Scheduler
 from ._core.splitters import Splitter
+from ._in_flight import InFlight
 from ._lifetime import INHERITED, is_over, register
 from ._time_limits import watch
 from ._work import is_free, owned
@@ -61,8 +62,7 @@ class Driver:
         self._lock = threading.RLock()  # which knows who has it
         self._letters: deque[Callable[[], object]] = deque()
         self._calls: dict[Call, None] = {}  # in the order of whose turn it is
-        self._flights: dict[int, tuple[Call, Hashable]] = {}
-        self._alarms: dict[int, Alarm] = {}  # of the flights whose items have a time limit
+        self._in_flight = InFlight()
         self._roster = Roster(backend.depth)
         self._chunk_ids = count(1).__next__
         self.closing = False
@@ -170,28 +170,26 @@ class Driver:
         outer = getattr(_in_backend, "driver", None)
         _in_backend.driver = self if self.backend.eager else outer
         if self.backend.reports_in_worker and type(event) is Settled:
-            _in_backend.worker = self._flights.get(event.chunk_id, (None, None))[1]
+            _in_backend.worker = self._in_flight.find(event.chunk_id)[1]
         try:
             final: dict[Call, bool] = {}
             if type(event) is Settled:
                 if event.outcomes.failures:
-                    event.outcomes.final = self._note_items(event.chunk_id, event.outcomes.failures)
+                    event.outcomes.final = self._in_flight.note(event.chunk_id, event.outcomes.failures)
             elif isinstance(event, Rejected):
-                self._note_items(event.chunk_id, event.failures)
+                self._in_flight.note(event.chunk_id, event.failures)
             elif isinstance(event, WorkerLeft):
                 final = {call: call.is_final(event.error) for call in self.calls}
                 for chunk_id, failures in event.failed.items():
-                    self._note_items(chunk_id, failures)
+                    self._in_flight.note(chunk_id, failures)
             with self._lock:
                 self._receive(event, final)
-            self._advance()
+            # Who carries this chunk goes on by himself; else the next would be run on top of it.
+            if not (isinstance(event, _LANDINGS) and self._in_flight.is_carried_here(event.chunk_id)):
+                self._advance()
         finally:
             _in_backend.driver = outer
             _in_backend.worker = None
-
-    def _note_items(self, chunk_id: int, failures: Mapping[int, Exception]) -> set[int]:
-        call, _ = self._flights.get(chunk_id, (None, None))
-        return set() if call is None else call.note_all(chunk_id, failures)
 
     def _receive(self, event: Event, final: Mapping[Call, bool]) -> None:
         if isinstance(event, _LANDINGS):
@@ -207,11 +205,11 @@ class Driver:
                 self._end(call, event.error, stop=True)
 
     def _land(self, event: Settled | Rejected) -> None:
-        call, worker = self._flights.get(event.chunk_id, (None, None))
+        call, worker = self._in_flight.find(event.chunk_id)
         if call is None:
             return  # its worker was given up before it answered
         if isinstance(event, Rejected) or event.last:
-            self._forget_flight(event.chunk_id)
+            self._in_flight.remove(event.chunk_id)
             self._roster.add(worker, -1)
         self._tell(call, event)
 
@@ -219,16 +217,11 @@ class Driver:
         if not self._roster.leave(event.worker):
             return
         self._count_workers()
-        lost = [(i, call) for i, (call, worker) in self._flights.items() if worker == event.worker]
-        for chunk_id, call in reversed(lost):  # the later chunk is put back first, so that it ends up behind
-            self._forget_flight(chunk_id)
+        # The later chunk is put back first, so that it ends up behind.
+        for chunk_id, call in reversed(self._in_flight.of_worker(event.worker)):
+            self._in_flight.remove(chunk_id)
             if (flight := call.scheduler.flight(chunk_id)) is not None:
                 self._tell(call, event.loss_of(flight, final=final.get(call, False)))
-
-    def _forget_flight(self, chunk_id: int) -> None:
-        del self._flights[chunk_id]
-        if self._alarms and (alarm := self._alarms.pop(chunk_id, None)) is not None:
-            alarm.cancel()
 
     def _tell(self, call: Call, fact: Fact) -> None:
         outcomes = call.scheduler.receive(fact, monotonic())
@@ -300,12 +293,14 @@ class Driver:
             carried = 0
             try:
                 for call, flight in steps:
+                    self._in_flight.begin_to_carry(flight)
                     self._carry(call, flight)
+                    self._in_flight.end_to_carry(flight)
                     carried += 1
                 for call in owing:
                     call.resolve()
             except BaseException:  # Ctrl-C, as a rule
-                self._leave_off(steps[carried:], owing)
+                self._leave_off(steps, carried, owing)
                 raise
             finally:  # whoever waits for the backend to be gone must not wait in vain
                 for chunk_id, started, error in stuck:
@@ -314,17 +309,21 @@ class Driver:
                     self.backend.close(kill=self._killed)
             # A tail may have been wanted, by this thread or another, before the chunk had been carried.
             asked = [step for step in steps if step[1].asked]
-            if not asked and not self._letters:
+            landed = self._in_flight.have_landed(steps)
+            resolve = resolve or landed
+            if not (asked or landed or self._letters):
                 return
 
-    def _leave_off(self, steps: list[tuple[Call, Flight]], owing: dict[Call, None]) -> None:
+    def _leave_off(self, steps: list[tuple[Call, Flight]], carried: int, owing: dict[Call, None]) -> None:
         """This thread was stopped in the middle of carrying: others go on where it was."""
+        landed = self._in_flight.have_landed(steps[: carried + 1])
         with self._lock:
-            for _, flight in steps:
+            for _, flight in steps[carried:]:
+                self._in_flight.end_to_carry(flight)
                 if self.backend.take_back(flight.chunk_id, all_of_it) is None:
                     self._receive(Rejected(flight.chunk_id, {}), {})
             self._owing.update(owing)
-        if self.backend.eager or len(steps) > 1:  # else what was left off is this thread's own
+        if self.backend.eager or landed or len(steps) > carried + 1:  # else it is this thread's own
             call_soon(self._advance)
 
     def _decide(self) -> list[tuple[Call, Flight]]:
@@ -358,7 +357,7 @@ class Driver:
             if flight is not None:
                 del self._calls[call]  # to the end of the line
                 self._calls[call] = None
-                self._flights[flight.chunk_id] = call, worker
+                self._in_flight.add(flight.chunk_id, call, worker)
                 return call, flight
         return None
 
@@ -390,7 +389,7 @@ class Driver:
         work, chunk = parcel
         flight.carried = True
         if work.task_timeout is not None and not work.is_async:
-            watch(flight, work, self._flights, self._alarms, self.backend)
+            watch(flight, work, self._in_flight, self._in_flight.alarms, self.backend)
         self.backend.submit(flight.worker, flight.chunk_id, work, chunk)
         if call not in self._calls:  # it ended meanwhile, and asked for this too early
             with self._lock:
@@ -404,7 +403,7 @@ class Driver:
     def _begin_end(self) -> None:
         """Nothing more will come. Nobody waits for workers that are in an item of a call that was left."""
         self._closed.set()
-        for chunk_id, (call, _) in self._flights.items():
+        for chunk_id, call in self._in_flight:
             if call.scheduler.stopped and not self.daemon:
                 self._give_up(chunk_id, WorkerDied("its call was left"))
 

@@ -19,10 +19,10 @@ from .backends import Backend
 
 __all__ = ["READ_AHEAD_ITEMS", "open_map", "open_tasks", "splitter"]
 
-FIRST_ITEMS = 64
+FIRST_ITEMS = 64  # benchmarks/constants.py
 """Items in the first chunks of an input of known length, where tails can be taken back; else 1."""
 
-CHEAP_GROWTH = 64
+CHEAP_GROWTH = 64  # benchmarks/constants.py
 """In the place of `GROWTH`, where all results are wanted at the end and an item is a number: to send many of
 them costs nothing."""
 

@@ -51,7 +51,7 @@ __all__ = [
 RUN_SECONDS = 0.0002  # benchmarks/constants.py
 """The length of a run, at first. What is inside one cannot be taken back; between two a claim costs 5 µs."""
 
-RUN_SHARE, LONGEST_RUN_SECONDS = 1 / 16, 0.001
+RUN_SHARE, LONGEST_RUN_SECONDS = 1 / 16, 0.001  # benchmarks/constants.py
 """Runs grow with the time that the chunk has taken, to this part of it: what cannot be taken back stays small
 beside it."""
 
@@ -67,7 +67,7 @@ ONE_BY_ONE_SECONDS = 2e-5  # benchmarks/constants.py
 ONE_BY_ONE_ITEMS = 128  # benchmarks/constants.py
 """So are the first that a worker runs of a work, if they take more than nothing."""
 
-NOTHING_SECONDS = 3e-6
+NOTHING_SECONDS = 3e-6  # benchmarks/constants.py
 """What an item takes with its entry, if it takes next to nothing by itself."""
 
 LANES = 16

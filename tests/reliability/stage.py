@@ -14,12 +14,12 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from queue import Empty
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 from parallelkit import _calls, _driver, _worker
+from parallelkit._alarm import Alarm
 
 PATIENCE = 20.0
 """Seconds that an actor may take for one turn, before it counts as hanging."""
@@ -35,7 +35,6 @@ class Actor:
     Attributes:
         where: what he is parked at ("inbox", "road", ...); None while he runs, and when he is done.
         ready: whether what he waits for has come.
-        may_time_out: what he waits for has a time limit, which is over when the test says so.
     """
 
     def __init__(self, name: str, deed: Callable[[], object]):
@@ -43,7 +42,6 @@ class Actor:
         self.deed: Callable[[], object] | None = deed
         self.where: str | None = None
         self.ready: Callable[[], bool] = bool
-        self.may_time_out = self.timed_out = False
         self.done = False
         self.error: BaseException | None = None
 
@@ -104,10 +102,9 @@ class Stage:
         self._watch(actor, thread)
         return actor
 
-    def go_on(self, actor: Actor, *, timed_out: bool = False) -> None:
-        """Let an actor who is parked go on; with `timed_out`, because his time is over."""
-        assert timed_out or actor.ready(), f"{actor} is not ready"
-        actor.timed_out = timed_out
+    def go_on(self, actor: Actor) -> None:
+        """Let an actor who is parked go on."""
+        assert actor.ready(), f"{actor} is not ready"
         self._watch(actor, self._parked.pop(actor))
 
     @property
@@ -130,18 +127,20 @@ class Stage:
         assert self.now.actor is not None, "the test itself does what actors do"
         return self.now.actor
 
-    def park(self, where: str, ready: Callable[[], bool], *, may_time_out: bool = False) -> bool:
-        """Called by an actor: wait until the test lets him go on; False where his time is over."""
+    def park(self, where: str, ready: Callable[[], bool]) -> None:
+        """Called by an actor: wait until the test lets him go on."""
         if self.over:
-            return self._leave(where)
+            self._leave(where)
+            return
         actor, thread = self.actor, self.now
         assert thread is not None
-        actor.where, actor.ready, actor.may_time_out = where, ready, may_time_out
+        actor.where, actor.ready = where, ready
         self._parked[actor] = thread
         self.turn.release()
         thread.turn.acquire()
         actor.where = None
-        return self._leave(where) if self.over else not actor.timed_out
+        if self.over:
+            self._leave(where)
 
     def close(self) -> None:
         """End those who are parked, as they are, and all threads."""
@@ -153,10 +152,9 @@ class Stage:
             thread.thread.join(PATIENCE)
             assert not thread.thread.is_alive()
 
-    def _leave(self, where: str) -> bool:
-        if where == "road":  # perhaps within a finalizer, which must not raise
-            return True
-        raise CurtainDown
+    def _leave(self, where: str) -> None:
+        if where != "road":  # perhaps within a finalizer, which must not raise
+            raise CurtainDown
 
     def _watch(self, actor: Actor, thread: _Thread, *, silent: bool = False) -> None:
         self.now = thread
@@ -184,12 +182,9 @@ class Inbox:
     def empty(self) -> bool:
         return not self._entries
 
-    def get(self, timeout: float | None = None) -> Any:
+    def get(self) -> Any:
         while not self._entries:
-            if timeout == 0 or not self._stage.park(
-                "inbox", lambda: bool(self._entries), may_time_out=timeout is not None
-            ):
-                raise Empty
+            self._stage.park("inbox", lambda: bool(self._entries))
         return self._entries.popleft()
 
 
@@ -223,12 +218,24 @@ class TurnEvent(threading.Event):
         self._stage = stage
 
     def wait(self, timeout: float | None = None) -> bool:
-        return self.is_set() or self._stage.park("end", self.is_set, may_time_out=timeout is not None)
+        if not self.is_set():
+            self._stage.park("end", self.is_set)
+        return True
 
 
 @contextmanager
-def on(stage: Stage, alarms: list[Callable[[], object]]) -> Iterator[None]:
-    """Have the engine wait on this stage, in a time that stands still; what it wants done soon: `alarms`."""
+def on(stage: Stage, alarms: list[Callable[[], object]], limits: list[Alarm]) -> Iterator[None]:
+    """Have the engine wait on this stage, in a time that stands still.
+
+    Args:
+        alarms: what it wants done soon.
+        limits: what it wants done when the time of a call is over.
+    """
+
+    def call_at(when: float, function: Callable[[], object]) -> Alarm:
+        limits.append(Alarm(when, function))
+        return limits[-1]
+
     with ExitStack() as patches:
         for module, names in [
             (
@@ -237,6 +244,7 @@ def on(stage: Stage, alarms: list[Callable[[], object]]) -> Iterator[None]:
                     "SimpleQueue": lambda: Inbox(stage),
                     "threading": SimpleNamespace(RLock=lambda: TurnLock(stage)),
                     "monotonic": lambda: 0.0,
+                    "call_at": call_at,
                 },
             ),
             (_driver, {"call_soon": alarms.append, "monotonic": lambda: 0.0}),

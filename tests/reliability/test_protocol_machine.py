@@ -25,6 +25,7 @@ from stage import Actor, Stage, TurnEvent, on
 from truth import Hopeless, Laws, Refused, SourceFails, UserCall, Watched
 
 from parallelkit import Executor, InitializerFailed, WorkerDied, _driver
+from parallelkit._alarm import Alarm
 from parallelkit._calls import TaskCall
 from parallelkit._core.outcome import Outcomes
 from parallelkit._worker import works_for
@@ -77,7 +78,8 @@ class ProtocolMachine(RuleBasedStateMachine):
         self.laws = Laws()
         self.alarms: list[Callable[[], object]] = []
         self.patches = ExitStack()
-        self.patches.enter_context(on(self.stage, self.alarms))
+        self.limits: list[Alarm] = []
+        self.patches.enter_context(on(self.stage, self.alarms, self.limits))
         gc.disable()  # else what it finalizes, and when, would depend on what ran before
         self.patches.callback(gc.enable)
         self.calls: list[UserCall] = []
@@ -437,13 +439,16 @@ class ProtocolMachine(RuleBasedStateMachine):
     def go_on(self, which: int) -> None:
         self.stage.go_on(self.pick(self.stage.ready(), which))
 
-    def limited(self) -> list[Actor]:
-        return [actor for actor in self.stage.parked if actor.may_time_out]
+    def limited(self) -> list[Any]:
+        """What is to be done when the time of a call is over that is not done."""
+        return [limit.function for limit in self.limits if limit.function is not None]
 
     @precondition(limited)
     @rule(which=which)
     def time_is_up(self, which: int) -> None:
-        self.stage.go_on(self.pick(self.limited(), which), timed_out=True)
+        give_up = self.pick(self.limited(), which)
+        self.backend.call_of(give_up.func.__self__.work).end()
+        self.act("clock", give_up)
 
     @precondition(lambda self: self.alarms)
     @rule()
@@ -539,7 +544,9 @@ class ProtocolMachine(RuleBasedStateMachine):
     def check_at_rest(self) -> None:
         """No thread is in the middle of anything."""
         driver, backend = self.driver, self.backend
-        assert set(driver._flights) == set(backend._chunks), "what is in flight is with a worker"
+        assert {chunk_id for chunk_id, _ in driver._in_flight} == set(backend._chunks), (
+            "what is in flight is with a worker"
+        )
         assert len(driver._roster) == len(backend.workers())
         for worker in backend.workers():
             assert driver._roster.load(worker) == len(backend.chunks(worker))
@@ -638,7 +645,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         assert not self.stage.parked, f"{self.stage.parked} wait for ever"
         assert self.backend.closed
         assert not self.driver.calls
-        assert not self.driver._flights
+        assert not list(self.driver._in_flight)
         for call in self.calls:
             if call.unread and not (call.over or self.cancelled):
                 done = len(call.settled) == call.length or call.engine_call._source_error is not None

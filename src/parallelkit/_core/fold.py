@@ -34,7 +34,7 @@ Combine = Callable[[Any, Any], Any]
 LARGEST_LEAF = 1024  # benchmarks/constants.py
 """Items. A leaf costs 2.5 µs beside its items: with leaves of 256 that would be 10 ns an item."""
 
-BLOCK = 16
+BLOCK = 16  # benchmarks/constants.py
 """Leaves that are combined level by level, not one by one: it takes a fifth of the time. So many values are
 in memory at once. Sizes change at powers of two alone, so the leaves of a block are all equal."""
 

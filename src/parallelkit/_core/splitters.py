@@ -13,14 +13,14 @@ SHARES = 2
 """A chunk takes at most one part in SHARES x workers of what is left, so that sizes shrink at the end. Where
 tails can be taken back it may be one in so many workers: what is uneven then is evened out."""
 
-EVENLY = 0
+EVENLY = 0  # benchmarks/constants.py
 """In the place of SHARES: chunks may be as large as an even share of all that is left, also of what is with
 workers. These have nothing else that waits, and tails are taken back."""
 
 LEAST_SECONDS = 0.001  # benchmarks/constants.py
 """Sizes shrink no further than to this run time: below it a chunk costs more to carry than it evens out."""
 
-GROWTH = 16
+GROWTH = 16  # benchmarks/constants.py
 """A chunk is at most this many times as long as the longest that was measured: first items can mislead."""
 
 

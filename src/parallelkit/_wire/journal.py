@@ -30,7 +30,7 @@ __all__ = ["HEAD_WORDS", "JOURNAL_BYTES", "Ended", "Journal", "load_values", "re
 JOURNAL_BYTES = 1 << 19  # benchmarks/constants.py
 """So much fits in, and a report comes when half of it is used: as large as reports of tiny items grow."""
 
-SMALL_BYTES = 64
+SMALL_BYTES = 64  # benchmarks/constants.py
 """Of records that are smaller, on the average, the values are pickled once more, together: it takes a
 fiftieth of the time in which the parent would read so many pickles."""
 
