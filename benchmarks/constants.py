@@ -89,24 +89,35 @@ def short_maps(executor: Executor) -> float:
 
 def short_calls(executor: Executor) -> float:
     """fifty pmaps of 10,000 squares"""
-    return seconds(lambda: [len(gathered(executor, range(10_000))) for _ in range(50)], [10_000] * 50)
+    return seconds(lambda: [len(gathered(executor, square, range(10_000))) for _ in range(50)], [10_000] * 50)
 
 
 def short_inputs(executor: Executor) -> float:
     """fifty pmaps of a generator of 5,000"""
     return seconds(
-        lambda: [len(gathered(executor, (n for n in range(5000)))) for _ in range(50)], [5000] * 50
+        lambda: [len(gathered(executor, square, (n for n in range(5000)))) for _ in range(50)], [5000] * 50
     )
 
 
 def long_input(executor: Executor) -> float:
     """a pmap of a generator of 200,000"""
-    return seconds(lambda: len(gathered(executor, (n for n in range(200_000)))), 200_000)
+    return seconds(lambda: len(gathered(executor, square, (n for n in range(200_000)))), 200_000)
 
 
-def gathered(executor: Executor, items: Any) -> list[int]:
+def gathered(executor: Executor, function: Callable[[int], int], items: Any) -> list[int]:
     """What `pmap` does, on an executor of ours."""
-    return executor._map_to_list(square, (items,), False)
+    return executor._map_to_list(function, (items,), False)
+
+
+def gathered_law(name: str) -> Callable[[Executor], float]:
+    """As `law`, with all results at once."""
+
+    def measure(executor: Executor) -> float:
+        costs = LAWS[name]
+        return seconds(lambda: gathered(executor, burn, costs), costs)
+
+    measure.__doc__ = f"pmap of items: {name}"
+    return measure
 
 
 def uneven_coroutines(_: Executor) -> float:
@@ -174,7 +185,10 @@ CONSTANTS = {
     "GROWTH": Constant(
         "_core.splitters", (2, 4, 16, 64, 256), (tiny_tasks, short_inputs, law("heavy tail at the end"))
     ),
-    "CHEAP_GROWTH": Constant("_opening", (4, 16, 64, 256), (short_calls,)),
+    "FIRST_NUMBERS": Constant(
+        "_opening", (64, 512, 4096, 32_768), (short_calls, short_inputs, sum_of_squares, law("rising"))
+    ),
+    "GIVES_BACK": Constant("_opening", (0.5, 1, 2, 4, 1e9), (gathered_law("heavy tail at the end"),)),
     "EVENLY": Constant("_core.splitters", (0, 1, 2, 4), (uneven_coroutines,)),
     "FIRST_ITEMS": Constant("_opening", (4, 16, 64, 256, 1024), (short_calls, law("one giant first"))),
     "PULL_ITEMS": Constant("_calls", (1, 4, 16, 64, 1024), (short_inputs, long_input)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import operator
 import weakref
 from array import array
@@ -30,7 +31,15 @@ from parallelkit import (
     pmap_reduce,
     preduce,
 )
-from parallelkit._opening import CHEAP_GROWTH, FIRST_ITEMS, splitter
+from parallelkit._core.splitters import CHUNK_SECONDS
+from parallelkit._opening import (
+    FIRST_ITEMS,
+    FIRST_NUMBERS,
+    GIVES_BACK,
+    PATIENCE_SECONDS,
+    open_map,
+    splitter,
+)
 from parallelkit._work import Work
 from parallelkit.testing import Gate, Notes
 from strategies import buffersizes, chunksizes, floats, integers, kinds
@@ -447,16 +456,46 @@ def test_a_warm_executor_has_one_alarm_and_is_closed_when_it_is_idle(monkeypatch
     assert not executor.usable
 
 
-@pytest.mark.parametrize("backend", ["thread", "process"])
-def test_numbers_are_sent_no_further_ahead_than_others_before_it_is_known_what_they_take(
-    backend: str,
-) -> None:
-    """Else another call on these workers would wait for all of them."""
-    with Executor(backend, 2) as executor:
+def test_many_numbers_are_sent_before_it_is_known_what_they_take() -> None:
+    """A worker gives back those that it has no time for, so no other call waits for all of them."""
+    with Executor("process", 2) as executor:
         sizes = splitter(executor._driver.backend, Work(abs), None, sized=True, most=None, cheap=True)
-    assert sizes.size(10**6, 2) == FIRST_ITEMS
-    sizes.learn(FIRST_ITEMS, FIRST_ITEMS * 1e-7)
-    assert sizes.size(10**6, 2) == CHEAP_GROWTH * FIRST_ITEMS
+    assert sizes.size(10**6, 2) == FIRST_NUMBERS
+    assert sizes.size(100, 2) == 25, "but not more than an even share of half of them"
+
+
+@pytest.mark.parametrize(
+    ("items", "numbers"),
+    [
+        (range(10), True),
+        ([1.5, 2], True),
+        (["a"], False),
+        ([], False),
+        (iter([1, 2]), True),
+        (iter(["a"]), False),
+        (iter([]), False),
+    ],
+)
+def test_what_counts_as_numbers(items: Any, numbers: bool) -> None:
+    with Executor("process", 1) as executor:
+        call = open_map(executor._driver, "process", str, (items,), whole=True)
+        assert (call.scheduler._splitter.size(None, 1) == FIRST_NUMBERS) is numbers
+        assert call.work.chunk_seconds == (GIVES_BACK * CHUNK_SECONDS if numbers else PATIENCE_SECONDS)
+
+
+def test_a_chunk_of_a_given_size_is_not_given_back() -> None:
+    with Executor("process", 1) as executor:
+        call = open_map(executor._driver, "process", abs, (range(10),), chunksize=5, whole=True)
+        assert call.work.chunk_seconds == math.inf
+
+
+def test_an_iterator_whose_first_item_fails_is_read_to_that() -> None:
+    def source() -> Iterator[int]:
+        raise LookupError("the first")
+        yield 1
+
+    with pytest.raises(LookupError, match="the first"):
+        pmap(abs, source(), max_workers=2)
 
 
 def test_of_an_iterator_that_goes_on_a_map_begins_with_one_item() -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, Literal
 
 from ._calls import MapCall, TaskCall
 from ._core.chunks import Sliceable
 from ._core.fold import LARGEST_LEAF
-from ._core.splitters import EVENLY, GROWTH, SHARES, Adaptive, Fixed, Splitter
+from ._core.splitters import CHUNK_SECONDS, EVENLY, SHARES, Adaptive, Fixed, Splitter
 from ._driver import Driver
 from ._options import RetryOn, check_callable, check_count, check_seconds, finite, retry_rule, source
 from ._work import Work
@@ -22,9 +22,16 @@ __all__ = ["READ_AHEAD_ITEMS", "open_map", "open_tasks", "splitter"]
 FIRST_ITEMS = 64  # benchmarks/constants.py
 """Items in the first chunks of an input of known length, where tails can be taken back; else 1."""
 
-CHEAP_GROWTH = 64  # benchmarks/constants.py
-"""In the place of `GROWTH`, where all results are wanted at the end and an item is a number: to send many of
-them costs nothing."""
+FIRST_NUMBERS = 4096  # benchmarks/constants.py
+"""The same, where items are numbers and all results are wanted at the end: to send many costs nothing, and a
+worker gives back what it has no time for."""
+
+PATIENCE_SECONDS = 0.25
+"""After so long, a worker gives back the rest of a chunk that was to take a tenth of this: others may wait,
+in this call or in another on the same workers."""
+
+GIVES_BACK = 2  # benchmarks/constants.py
+"""With numbers, which cost nothing to be sent again, after so many times what chunks aim at."""
 
 FOLD_SECONDS = 0.05
 """Chunks of a reduce aim at more run time than others: what they send back shrinks as they grow."""
@@ -72,13 +79,22 @@ def open_map(
     backend = driver.backend
     _check_time_limit(work, backend, backend_name)
     rule = retry_rule(retry_on)
+    seconds = CHUNK_SECONDS if combine is None else FOLD_SECONDS
+    cheap = whole and chunksize is None and not work.is_async and backend.depth > 1 and driver.usable
+    if cheap and iterator is not None:
+        iterator, cheap = _begins_with_a_number(iterator)
+    elif cheap and items is not None:
+        cheap = _are_numbers(items)
+    if chunksize is None and backend.eager:
+        work.chunk_seconds = GIVES_BACK * seconds if cheap else PATIENCE_SECONDS
     scheduler = driver.new_scheduler(
         splitter(
             backend,
             work,
             chunksize,
+            chunk_seconds=seconds,
             sized=items is not None,
-            cheap=whole and _are_cheap(items),
+            cheap=cheap,
             most=STREAM_ITEMS if window is None else None,
         ),
         window=buffersize if buffersize is not None else window,
@@ -128,6 +144,7 @@ def splitter(
     work: Work,
     chunksize: int | None,
     *,
+    chunk_seconds: float = CHUNK_SECONDS,
     sized: bool,
     most: int | None,
     cheap: bool = False,
@@ -136,33 +153,52 @@ def splitter(
 
     Args:
         chunksize: items, where the caller says so.
+        chunk_seconds: how long a chunk is to take.
         sized: the input can be sliced.
-        cheap: to send many items costs nothing, and nobody waits for the first results.
+        cheap: to send many items costs nothing, a worker may give them back, and nobody waits for the first.
         most: items that all workers together may be in; None for any number.
     """
     if chunksize is not None:
         return Fixed(chunksize)
-    first = FIRST_ITEMS if backend.can_give_back else 1
+    first = FIRST_NUMBERS if cheap else FIRST_ITEMS if backend.can_give_back else 1
     shares = SHARES
     if backend.can_give_back:
         shares = EVENLY if backend.depth == 1 else 1
     least = backend.lanes if work.is_async else 1
-    sizes = partial(
-        Adaptive,
+    if work.combine is not None and sized:
+        most = None  # what is read of it is a slice, and what comes back of it some nodes
+    return Adaptive(
         max(first, least),
-        blind=max(first if sized else 1, least),
-        growth=CHEAP_GROWTH if cheap else GROWTH,
-        least=least,
-        shares=shares,
+        chunk_seconds,
+        least,
+        most,
+        shares,
+        blind=max(first if sized or cheap else 1, least),
     )
-    if work.combine is not None:
-        # What is read of a sized input is a slice, and what comes back of it some nodes.
-        return sizes(chunk_seconds=FOLD_SECONDS, most=None if sized else most)
-    return sizes(most=most)
 
 
-def _are_cheap(items: Sliceable | None) -> bool:
+def _are_numbers(items: Sliceable) -> bool:
     """Whether items are numbers, as far as the first one shows."""
     if isinstance(items, (list, tuple)):
-        return bool(items) and type(items[0]) in (int, float, complex, bool)
+        return bool(items) and type(items[0]) in _NUMBERS
     return type(items) is range
+
+
+def _begins_with_a_number(source: Iterator[Any]) -> tuple[Iterator[Any], bool]:
+    """The same items, of which the first was looked at."""
+    try:
+        first = [next(source)]
+    except StopIteration:
+        return source, False
+    except BaseException as error:
+        return _raising(error), False
+    return chain(first, source), type(first[0]) in _NUMBERS
+
+
+def _raising(error: BaseException) -> Iterator[Any]:
+    """What raises an error when it is read."""
+    raise error
+    yield
+
+
+_NUMBERS = frozenset((int, float, complex, bool))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -49,6 +50,7 @@ class Work:
         task_timeout: seconds that one item may take.
         task_items: so many items count as one task, for workers that are replaced after a number of tasks;
             None: a chunk is one.
+        chunk_seconds: after so long, a worker that runs a plain function gives back the rest of a chunk.
         is_async: calling the function gives a coroutine to await.
         packed: for the backend, which may keep here the form in which it travels.
         items_run, one_by_one: for a worker that keeps a journal: how many items it has run, and whether the
@@ -56,6 +58,7 @@ class Work:
     """
 
     __slots__ = (
+        "chunk_seconds",
         "combine",
         "function",
         "is_async",
@@ -76,6 +79,7 @@ class Work:
         retries: bool = False,
         task_timeout: float | None = None,
         task_items: int | None = 1,
+        chunk_seconds: float = math.inf,
     ):
         self.function = function
         self.style = style
@@ -83,6 +87,7 @@ class Work:
         self.retries = retries
         self.task_timeout = task_timeout
         self.task_items = task_items
+        self.chunk_seconds = chunk_seconds
         self.is_async = is_async(function)
         self._here()
 

@@ -323,6 +323,8 @@ def _run_chunk(
             if exact is not work.one_by_one:
                 work.one_by_one = exact
                 journal.one_by_one(exact)
+        if now - since > work.chunk_seconds:
+            break
     run.report(last=True)
 
 
