@@ -85,8 +85,6 @@ def open_map(
         iterator, cheap = _begins_with_a_number(iterator)
     elif cheap and items is not None:
         cheap = _are_numbers(items)
-    if chunksize is None and backend.eager:
-        work.chunk_seconds = GIVES_BACK * seconds if cheap else PATIENCE_SECONDS
     scheduler = driver.new_scheduler(
         splitter(
             backend,
@@ -149,7 +147,7 @@ def splitter(
     most: int | None,
     cheap: bool = False,
 ) -> Splitter:
-    """How big the chunks of a call are.
+    """How big the chunks of a call are; the work is told how long a worker may keep one.
 
     Args:
         chunksize: items, where the caller says so.
@@ -160,6 +158,8 @@ def splitter(
     """
     if chunksize is not None:
         return Fixed(chunksize)
+    if backend.eager:
+        work.chunk_seconds = GIVES_BACK * chunk_seconds if cheap else PATIENCE_SECONDS
     first = FIRST_NUMBERS if cheap else FIRST_ITEMS if backend.can_give_back else 1
     shares = SHARES
     if backend.can_give_back:
