@@ -79,18 +79,14 @@ def open_map(
     backend = driver.backend
     _check_time_limit(work, backend, backend_name)
     rule = retry_rule(retry_on)
-    seconds = CHUNK_SECONDS if combine is None else FOLD_SECONDS
     cheap = whole and chunksize is None and not work.is_async and backend.depth > 1 and driver.usable
-    if cheap and iterator is not None:
-        iterator, cheap = _begins_with_a_number(iterator)
-    elif cheap and items is not None:
-        cheap = _are_numbers(items)
+    if cheap:
+        iterator, cheap = _begins_with_a_number(iterator) if iterator else (None, _are_numbers(items))
     scheduler = driver.new_scheduler(
         splitter(
             backend,
             work,
             chunksize,
-            chunk_seconds=seconds,
             sized=items is not None,
             cheap=cheap,
             most=STREAM_ITEMS if window is None else None,
@@ -142,7 +138,6 @@ def splitter(
     work: Work,
     chunksize: int | None,
     *,
-    chunk_seconds: float = CHUNK_SECONDS,
     sized: bool,
     most: int | None,
     cheap: bool = False,
@@ -151,13 +146,13 @@ def splitter(
 
     Args:
         chunksize: items, where the caller says so.
-        chunk_seconds: how long a chunk is to take.
         sized: the input can be sliced.
         cheap: to send many items costs nothing, a worker may give them back, and nobody waits for the first.
         most: items that all workers together may be in; None for any number.
     """
     if chunksize is not None:
         return Fixed(chunksize)
+    chunk_seconds = CHUNK_SECONDS if work.combine is None else FOLD_SECONDS
     if backend.eager:
         work.chunk_seconds = GIVES_BACK * chunk_seconds if cheap else PATIENCE_SECONDS
     first = FIRST_NUMBERS if cheap else FIRST_ITEMS if backend.can_give_back else 1
@@ -177,7 +172,7 @@ def splitter(
     )
 
 
-def _are_numbers(items: Sliceable) -> bool:
+def _are_numbers(items: Sliceable | None) -> bool:
     """Whether items are numbers, as far as the first one shows."""
     if isinstance(items, (list, tuple)):
         return bool(items) and type(items[0]) in _NUMBERS

@@ -52,8 +52,7 @@ RUN_SECONDS = 0.0002  # benchmarks/constants.py
 """The length of a run, at first. What is inside one cannot be taken back; between two a claim costs 5 µs."""
 
 RUN_SHARE, LONGEST_RUN_SECONDS = 1 / 16, 0.001  # benchmarks/constants.py
-"""Runs grow with the time that the chunk has taken, to this part of it: what cannot be taken back stays small
-beside it."""
+"""Runs grow to this part of the time that the chunk has taken: little of it cannot be taken back."""
 
 REPORT_SECONDS = 0.05
 """What has ended is reported this often, so that a stream flows."""
@@ -230,8 +229,7 @@ def _close(runner: asyncio.Runner) -> None:
 
 def in_thread(function: Callable[[], object]) -> None:
     """Call a function in a thread of its own, in a copy of this context, and wait for it."""
-    failed: list[BaseException] = []
-    context = copy_context()
+    failed, context = list[BaseException](), copy_context()
 
     def run() -> None:
         try:
