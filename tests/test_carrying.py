@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import wait
-from itertools import count
-from typing import Any
+from unittest.mock import patch
 
 import pytest
 
-from parallelkit import Executor, InitializerFailed, SerializationError, pmap
+from parallelkit import Executor, InitializerFailed, SerializationError
+from parallelkit._calls import MapCall
+from parallelkit._core.outcome import Outcomes
 from parallelkit.backends import process
 
 pytestmark = pytest.mark.timeout(60)
@@ -50,18 +51,24 @@ def test_no_worker_can_be_started_for_many_items(monkeypatch: pytest.MonkeyPatch
         assert executor.submit(abs, -1).result(30) == 1, "it tries again for the next"
 
 
-@pytest.mark.parametrize("items", [range(10**12), count()], ids=["range", "iterator"])
-def test_a_serial_call_without_end_is_given_up_in_time(items: Any) -> None:
-    with pytest.raises(TimeoutError, match=r"timeout=0\.1"):
-        pmap(abs, items, backend="serial", timeout=0.1)
+def test_a_letter_that_comes_with_a_report_is_read_before_the_rest_of_the_chunk_is_run() -> None:
+    """The item that fails is reported at once, and somebody drops the results in the middle of that."""
+    run: list[int] = []
 
+    def function(item: int) -> int:
+        run.append(item)
+        if item == 3:
+            raise LookupError
+        return item
 
-def test_a_serial_stream_without_end_is_given_up_in_time() -> None:
     with Executor("serial") as executor:
-        results = executor.map(abs, count(), timeout=0.1)
-        found = []
-        with pytest.raises(TimeoutError, match=r"timeout=0\.1"):
-            for result in results:
-                found.append(result)
-        assert found == list(range(len(found)))
-        assert executor.submit(abs, -1).result() == 1
+        deliver = MapCall.deliver
+
+        def deliver_and_stop(call: MapCall, outcomes: list[Outcomes]) -> None:
+            deliver(call, outcomes)
+            if outcomes[-1].failures:
+                executor._driver.stop(call)  # under the lock: it leaves a letter
+
+        with patch.object(MapCall, "deliver", deliver_and_stop):
+            executor.map(function, range(64))
+    assert len(run) < 64, "what was not started never will be"

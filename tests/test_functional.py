@@ -37,6 +37,7 @@ from parallelkit._opening import (
     FIRST_NUMBERS,
     GIVES_BACK,
     PATIENCE_SECONDS,
+    _begins_with_a_number,
     open_map,
     splitter,
 )
@@ -487,6 +488,19 @@ def test_a_chunk_of_a_given_size_is_not_given_back() -> None:
     with Executor("process", 1) as executor:
         call = open_map(executor._driver, "process", abs, (range(10),), chunksize=5, whole=True)
         assert call.work.chunk_seconds == math.inf
+
+
+def test_of_an_iterator_whose_first_item_was_looked_at_nothing_is_kept() -> None:
+    class Thing:
+        pass
+
+    things = [Thing(), Thing()]
+    seen = weakref.ref(things[0])
+    items, numbers = _begins_with_a_number(map(things.pop, [0, 0]))
+    assert not numbers
+    assert next(items) is seen()
+    assert seen() is None
+    assert len(list(items)) == 1
 
 
 def test_an_iterator_whose_first_item_fails_is_read_to_that() -> None:

@@ -47,6 +47,7 @@ LAYERS = {
     "_calls": 8,
     "_options": 8,
     "_opening": 9,
+    "_reading": 9,
     "_pool_calls": 10,
     "_pool_inside": 10,
     "executor": 10,

@@ -22,6 +22,9 @@ class Call:
     work: Work
     scheduler: Scheduler
 
+    def opened(self) -> None:
+        """Called with the lock: from now on it may be stopped."""
+
     def carry(self, flight: Flight) -> tuple[Work, Chunk] | None:
         """What to send for this flight; None to leave its items out."""
         return self.work, flight.chunk

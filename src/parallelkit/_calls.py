@@ -29,11 +29,6 @@ __all__ = [
     "TaskCall",
     "TaskFuture",
     "note_item",
-    "raise_first",
-    "released",
-    "results",
-    "unread",
-    "values",
 ]
 
 PULL_SECONDS = 0.002
@@ -51,6 +46,7 @@ class MapCall(Call):
 
     Args:
         items: the whole input where it can be sliced; else `source` is an iterator over it.
+        limit: seconds for the whole call, and when they are over (`time.monotonic`).
         worth_retrying: asked of each error, where retries are allowed, before the scheduler hears of it.
         daemon: it is not run for its effects: when nobody will read the outcomes, it ends.
         whole: a thread that the program waits for reads all of them, and does nothing in between.
@@ -65,7 +61,7 @@ class MapCall(Call):
         *,
         items: Sliceable | None = None,
         source: Iterator[Any] | None = None,
-        timeout: float | None = None,
+        limit: tuple[float, float] | None = None,
         daemon: bool = False,
         whole: bool = False,
         gathers: bool = False,
@@ -86,16 +82,15 @@ class MapCall(Call):
         self._unread = False
         self._pulling = threading.RLock()  # which knows who has it
         self.started = False
+        self._limit = limit
         self._alarm: Alarm | None = None
+        self._late = False
         try:
-            if timeout is not None:
-                self._alarm = call_at(monotonic() + timeout, partial(self._give_up_after, timeout))
             driver.open(self, items, ended=source is None)
             if source is not None and (wanted := scheduler.wanted):
                 self._pull(AHEAD_ITEMS if gathers else wanted)  # a short one is a list before it begins
         except BaseException:
             driver.stop(self)
-            self._cancel_alarm()
             raise
 
     # For the consumer
@@ -108,6 +103,8 @@ class MapCall(Call):
             CancelledError: the executor was shut down before the rest was run.
         """
         self.started = True
+        if self._late:
+            self._give_up()
         try:
             while (outcomes := self._next()) is not None:
                 # What is about to be yielded has left the window; the rest of it leaves when that is done.
@@ -130,6 +127,7 @@ class MapCall(Call):
         if self._daemon:
             self._driver.stop(self)
         else:
+            self._cancel_alarm()
             self._driver.lift_window(self)
 
     def close_input(self, *, leaving: bool = False) -> None:
@@ -226,8 +224,18 @@ class MapCall(Call):
             self.scheduler.lift_window()
         return []
 
-    def _give_up_after(self, timeout: float) -> None:
-        late = TimeoutError(f"the call took longer than timeout={timeout} s")
+    def opened(self) -> None:
+        if self._limit is not None:
+            self._alarm = call_at(self._limit[1], self._be_late)
+
+    def _be_late(self) -> None:
+        self._late = True
+        if self.started or self._daemon or self._whole:  # else it may be run for its effects
+            self._give_up()
+
+    def _give_up(self) -> None:
+        seconds, _ = self._limit or (0.0, 0.0)
+        late = TimeoutError(f"the call took longer than timeout={seconds} s")
         self._driver.stop(self, late, abandon=late)
 
     def _cancel_alarm(self) -> None:
@@ -396,49 +404,3 @@ def _settle(future: Future[Any], value: object, error: BaseException | None) -> 
             pass  # settled, or cancelled, before
 
     return settle
-
-
-def unread(of: Callable[[], MapCall | None], release: Callable[[], object] | None = None) -> None:
-    """The results were dropped. Before the first next(), a generator runs none of its own code at that.
-
-    `of` is a weak reference: what the input raised may have the user's frame in its traceback, and that the
-    stream, which must not be kept from being dropped by it.
-    """
-    call = of()
-    if call is not None and not call.started:
-        call.abandon()
-    if release is not None:
-        release()
-
-
-def results(call: MapCall, return_exceptions: bool) -> Iterator[Any]:
-    for outcomes in call.outcomes():
-        if outcomes.failures and not return_exceptions:
-            first = min(outcomes.failures)
-            yield from outcomes.values[: first - outcomes.start]
-            raise outcomes.failures[first]
-        waiting = values(outcomes)
-        del outcomes
-        waiting.reverse()
-        while waiting:  # what was yielded is not kept
-            yield waiting.pop()
-
-
-def values(outcomes: Outcomes) -> list[Any]:
-    """The values, each failed item's exception in its place."""
-    for index, error in outcomes.failures.items():
-        outcomes.values[index - outcomes.start] = error
-    return outcomes.values
-
-
-def raise_first(outcomes: Outcomes) -> None:
-    if outcomes.failures:
-        raise outcomes.failures[min(outcomes.failures)]
-
-
-def released(stream: Iterator[Any], release: Callable[[], object]) -> Iterator[Any]:
-    """The stream, and `release` at its end, which may come long before it is dropped."""
-    try:
-        yield from stream
-    finally:
-        release()

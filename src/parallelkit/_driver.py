@@ -97,6 +97,7 @@ class Driver:
             refusal = self._refusal()
             if refusal is None:
                 self._calls[call] = None
+                call.opened()
                 self._take_in(call, items, ended)
         self._advance(resolve=False)  # in any case: a letter may have come in while this had the lock
         if refusal is not None:
@@ -184,8 +185,8 @@ class Driver:
                     self._in_flight.note(chunk_id, failures)
             with self._lock:
                 self._receive(event, final)
-            # Who carries this chunk goes on by himself; else the next would be run on top of it.
-            if not (isinstance(event, _LANDINGS) and self._in_flight.is_carried_here(event.chunk_id)):
+            # Who carries this chunk goes on by himself, not on top of it; but letters may end its call.
+            if self._letters or not self._in_flight.is_carried_here(getattr(event, "chunk_id", 0)):
                 self._advance()
         finally:
             _in_backend.driver = outer

@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from time import monotonic
 from typing import Any, Literal
 
 from ._calls import MapCall, TaskCall
@@ -23,12 +24,12 @@ FIRST_ITEMS = 64  # benchmarks/constants.py
 """Items in the first chunks of an input of known length, where tails can be taken back; else 1."""
 
 FIRST_NUMBERS = 4096  # benchmarks/constants.py
-"""The same, where items are numbers and all results are wanted at the end: to send many costs nothing, and a
-worker gives back what it has no time for."""
+"""Also where the length is not known, if items are numbers and all results are wanted at the end: to send
+many costs nothing, and a worker gives back what it has no time for."""
 
 PATIENCE_SECONDS = 0.25
-"""After so long, a worker gives back the rest of a chunk that was to take a tenth of this: others may wait,
-in this call or in another on the same workers."""
+"""After so long, a worker gives back the rest of a chunk, which was to take much less: others may wait, in
+this call or in another on the same workers."""
 
 GIVES_BACK = 2  # benchmarks/constants.py
 """With numbers, which cost nothing to be sent again, after so many times what chunks aim at."""
@@ -73,7 +74,7 @@ def open_map(
         check_callable(function)
     _check_numbers(chunksize, buffersize, retries, timeout, task_timeout)
     timeout, task_timeout = finite(timeout), finite(task_timeout)
-    gathers = gathers and buffersize is None
+    limit = None if timeout is None else (timeout, monotonic() + timeout)
     items, iterator = source(iterables)
     work = Work(function, "starmap" if len(iterables) > 1 else style, combine, bool(retries), task_timeout)
     backend = driver.backend
@@ -103,10 +104,10 @@ def open_map(
         scheduler,
         items=items,
         source=iterator,
-        timeout=timeout,
+        limit=limit,
         daemon=daemon,
         whole=whole and not threading.current_thread().daemon,
-        gathers=gathers,
+        gathers=gathers and buffersize is None,
         worth_retrying=rule if retries else None,
     )
 
@@ -187,7 +188,12 @@ def _begins_with_a_number(source: Iterator[Any]) -> tuple[Iterator[Any], bool]:
         return source, False
     except BaseException as error:
         return _raising(error), False
-    return chain(first, source), type(first[0]) in _NUMBERS
+    return chain(_popped(first), source), type(first[0]) in _NUMBERS
+
+
+def _popped(items: list[Any]) -> Iterator[Any]:
+    """The last item, of which nothing is kept."""
+    yield items.pop()
 
 
 def _raising(error: BaseException) -> Iterator[Any]:

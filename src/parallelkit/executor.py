@@ -15,7 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ._alarm import call_at
-from ._calls import MapCall, Task, TaskFuture, raise_first, released, results, unread, values
+from ._calls import MapCall, Task, TaskFuture
 from ._core.fold import Fold
 from ._core.keyed import KeyedCombine, KeyedMap
 from ._driver import Driver
@@ -31,6 +31,7 @@ from ._options import (
     check_seconds,
     finite,
 )
+from ._reading import raise_first, released, results, unread, values
 from ._work import Work, harmless
 from .backends import Backend, new_backend
 from .backends.base import Stats

@@ -447,7 +447,9 @@ class ProtocolMachine(RuleBasedStateMachine):
     @rule(which=which)
     def time_is_up(self, which: int) -> None:
         give_up = self.pick(self.limited(), which)
-        self.backend.call_of(give_up.func.__self__.work).end()
+        engine_call = give_up.__self__
+        if engine_call.started or engine_call._daemon or engine_call._whole:
+            self.backend.call_of(engine_call.work).end()
         self.act("clock", give_up)
 
     @precondition(lambda self: self.alarms)
