@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import operator
+import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from parallelkit import pmap, preduce
+from parallelkit import Executor, pmap, preduce
 
 if __package__:
     from .measuring import Row, heading, interleaved, machine, middle, ratio, seconds
@@ -86,6 +88,38 @@ def grains(rounds: int, pool: Any) -> Iterator[Row]:
         yield Row(f"{name}, to the floor", middle(took["ours"]), f"floor {middle(took['floor'])}", over)
 
 
+def beside_a_map(rounds: int, pool: Any) -> Iterator[Row]:
+    """How long one call waits that comes while a map is under way on the same workers."""
+    length = 100
+    with Executor("process", WORKERS) as executor:
+        sides = {
+            "ours": partial(
+                _one_more,
+                lambda: executor._map_to_list(wait, (range(length),), False),  # what `pmap` does
+                lambda: executor.submit(square, 3).result(),
+            ),
+            "Pool": partial(
+                _one_more, lambda: pool.map(wait, range(length)), lambda: pool.apply(square, (3,))
+            ),
+        }
+        took = _warm(max(3, rounds // 10), sides)
+    yield _beside_pool("submit().result() beside 100 items of 10 ms", took)
+
+
+def _one_more(whole: Callable[[], object], one: Callable[[], int]) -> float:
+    thread = threading.Thread(target=whole)
+    thread.start()
+    time.sleep(0.05)  # it is under way now
+    took = seconds(one, 9)
+    thread.join()
+    return took
+
+
+def wait(number: int) -> int:
+    time.sleep(0.01)
+    return number
+
+
 def _timed(call: Callable[[Any], Any], make: Callable[[], Any], expected: Any) -> float:
     items = make()  # outside of the time
     return seconds(lambda: call(items), expected)
@@ -107,7 +141,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     print(f"{machine()}; {WORKERS} workers; medians of {rounds} rounds\n\n{heading()}", flush=True)
     with multiprocessing.get_context("fork").Pool(WORKERS) as pool:
-        for table in (squares, sums, grains):
+        for table in (squares, sums, grains, beside_a_map):
             for row in table(rounds, pool):
                 print(row.line(), flush=True)
 
