@@ -31,11 +31,13 @@ class Row:
         facts: those of the case that the report needs.
         benchmarks: by side.
         troubles: by side, why there is no benchmark.
+        finalists: the sides that had more rounds than others; empty where all had as many.
     """
 
     facts: dict[str, Any]
     benchmarks: dict[str, pyperf.Benchmark] = field(default_factory=dict)
     troubles: dict[str, str] = field(default_factory=dict)
+    finalists: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -74,6 +76,8 @@ def group_of(work: Work, cases: Iterable[Case], outcomes: Outcomes) -> Group:
         for (name, side), outcome in outcomes.items():
             if name != case.name:
                 continue
+            if outcome.in_finals:
+                row.finalists.append(side)
             if outcome.rounds:
                 row.benchmarks[side] = benchmark(work.name, case, side, outcome.rounds)
             else:
@@ -113,7 +117,15 @@ def save(report: Report, folder: Path) -> None:
 
 
 def _group_facts(group: Group) -> dict[str, Any]:
-    rows = [{**row.facts, "troubles": row.troubles, "sides": list(row.benchmarks)} for row in group.rows]
+    rows = [
+        {
+            **row.facts,
+            "troubles": row.troubles,
+            "sides": list(row.benchmarks),
+            "finalists": row.finalists,
+        }
+        for row in group.rows
+    ]
     about = {name: getattr(group, name) for name in ("number", "name", "title", "text", "plot")}
     return {**about, "rows": rows}
 
@@ -128,8 +140,9 @@ def load(folder: Path) -> Report:
         rows = work.pop("rows")
         group = Group(**work)
         for row in rows:
-            troubles, sides = row.pop("troubles"), row.pop("sides")
+            troubles, sides, finalists = row.pop("troubles"), row.pop("sides"), row.pop("finalists")
             names = {side: SEPARATOR.join((group.name, row["name"], side)) for side in sides}
-            group.rows.append(Row(row, {side: known[name] for side, name in names.items()}, troubles))
+            found = {side: known[name] for side, name in names.items()}
+            group.rows.append(Row(row, found, troubles, finalists))
         report.groups.append(group)
     return report

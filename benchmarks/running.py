@@ -18,6 +18,10 @@ HOPELESS = 3.0
 HOPELESS_AT_ONCE = 10.0
 """So has one that takes so many times as long after its first."""
 
+FINALISTS = 3
+"""So many of the best peers have more rounds, with parallelkit and with what all are compared with. These
+alone count: after a few rounds, the best of twenty is above all the luckiest."""
+
 CLUSTERS = ("dask", "ray")
 
 QUICK_LEAVES_OUT = {
@@ -32,7 +36,8 @@ class Limits:
     """How much time there is.
 
     Attributes:
-        rounds: of each case, at most.
+        rounds: of each case, at most, for all sides.
+        final_rounds: after these, for the best.
         round_seconds: after which a side is too slow.
         start_seconds: for a side to be ready.
         case_seconds: that a side may spend on one case; it has one round at least.
@@ -40,6 +45,7 @@ class Limits:
     """
 
     rounds: int
+    final_rounds: int
     round_seconds: float
     start_seconds: float
     case_seconds: float
@@ -47,19 +53,26 @@ class Limits:
 
 
 LIMITS = (
-    Limits(2, 1.5, 30.0, 0.5, 2.0),
-    Limits(4, 5.0, 60.0, 1.5, 8.0),
-    Limits(11, 60.0, 90.0, 60.0, 8.0),
+    Limits(1, 2, 1.5, 30.0, 0.5, 2.0),
+    Limits(2, 8, 5.0, 60.0, 2.5, 8.0),
+    Limits(4, 20, 60.0, 90.0, 60.0, 8.0),
 )
 """By level: quick, default, full."""
 
 
 @dataclass
 class Outcome:
-    """What came of a side in a case: the values of each round, or why there are none."""
+    """What came of a side in a case.
+
+    Attributes:
+        rounds: the values of each, of the final ones if it was in these.
+        trouble: why there are none.
+        in_finals: whether it was one of the best.
+    """
 
     rounds: list[list[float]] = field(default_factory=list)
     trouble: str = ""
+    in_finals: bool = False
 
     @property
     def values(self) -> list[float]:
@@ -174,7 +187,27 @@ class WorkRun:
             for side in self._sides_of(case):
                 if self._goes_on(case, side):
                     self._run_round(case, side, round_number)
+        if self.limits.final_rounds and not (case.rounds or case.apart):
+            self._run_finals(case, rounds)
         self.told(self._line(case))
+
+    def _run_finals(self, case: Case, before: int) -> None:
+        """More rounds for those who matter; what they did before only said who they are."""
+        finalists = self._finalists(case)
+        for side in finalists:
+            self.outcomes[case.name, side].in_finals = True
+            self.outcomes[case.name, side].rounds = []
+        for round_number in range(before, before + self.limits.final_rounds):
+            for side in finalists:
+                outcome = self.outcomes[case.name, side]
+                if not outcome.trouble and sum(outcome.values) <= self.limits.case_seconds:
+                    self._run_round(case, side, round_number)
+
+    def _finalists(self, case: Case) -> list[str]:
+        done = [side for side in self._sides_of(case) if self.outcomes[case.name, side].rounds]
+        peers = [side for side in done if not (self._kinds[side].ours or self._kinds[side].reference)]
+        peers.sort(key=lambda side: median(self.outcomes[case.name, side].values))
+        return [side for side in done if side not in peers[FINALISTS:]]
 
     def _foreseen(self, case: Case, side: str) -> str:
         """Trouble that a smaller case has shown."""

@@ -48,6 +48,8 @@ class Line:
     @property
     def best_peer(self) -> str | None:
         peers = [side for side in self.row.benchmarks if not ours(side) and not reference(side)]
+        in_finals = [side for side in peers if side in self.row.finalists]
+        peers = in_finals or peers
         return min(peers, key=self.value, default=None)
 
     def reference(self, family: str) -> str | None:

@@ -28,7 +28,9 @@ from benchmarks.works.base import DEFAULT, FULL, QUICK, Plan  # noqa: E402
 from benchmarks.works.table import WORKS, work_named  # noqa: E402
 
 HERE = "programs.fake_peers"
-LIMITS = Limits(rounds=3, round_seconds=2.0, start_seconds=20.0, case_seconds=60.0, end_seconds=5.0)
+LIMITS = Limits(
+    rounds=3, final_rounds=0, round_seconds=2.0, start_seconds=20.0, case_seconds=60.0, end_seconds=5.0
+)
 
 
 @pytest.fixture
@@ -67,6 +69,30 @@ def test_who_is_hopelessly_behind_has_one_round(plan_and_environment: Given) -> 
     found = run(plan_and_environment, "Ours", "Slow")
     assert len(found["three", "Slow"].rounds) == 1
     assert len(found["three", "Ours"].rounds) == 3
+
+
+def test_only_the_best_peers_are_in_the_finals_and_only_these_rounds_count(
+    plan_and_environment: Given,
+) -> None:
+    found = run(
+        plan_and_environment, "Reference", "Ours", "Good", "Fair", "Mean", "Slow", rounds=1, final_rounds=4
+    )
+    for case in ("three", "four"):
+        rounds = {side: len(outcome.rounds) for (name, side), outcome in found.items() if name == case}
+        in_finals = {side for (name, side), outcome in found.items() if name == case and outcome.in_finals}
+        assert in_finals == {"Reference", "Ours", "Good", "Fair", "Mean"}
+        assert rounds == {side: 4 if side in in_finals else 1 for side in rounds}
+
+
+def test_the_best_peer_is_one_of_the_finals() -> None:
+    """Another that was lucky in its one round is not."""
+    report = report_of({"row": {"parallelkit": [1.0], "loky": [1.1], "Pool.map": [0.5]}})
+    report.groups[0].rows[0].finalists = ["parallelkit", "loky"]
+    from benchmarks.verdicts import AHEAD, lines
+
+    (line,) = lines(report)
+    assert line.best_peer == "loky"
+    assert line.verdict == AHEAD
 
 
 def test_a_peer_that_hangs_is_ended_and_comes_back(plan_and_environment: Given) -> None:

@@ -26,6 +26,14 @@ class Good(Side):
         return list(map(function, items))
 
 
+class Fair(Good):
+    pass
+
+
+class Mean(Good):
+    pass
+
+
 class Ours(Good):
     family = "parallelkit"
     ours = True
