@@ -38,6 +38,9 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=max(2, cpu_count()), help="processes (%(default)s)")
     parser.add_argument("--list", action="store_true", help="show peers and works, and end")
     parser.add_argument("--again", action="store_true", help="make the report anew from the figures in --out")
+    parser.add_argument(
+        "--update", action="store_true", help="measure the works of --work for the report that is in --out"
+    )
     found = parser.parse_args(arguments)
     found.level = DEFAULT if found.level is None else found.level
     try:
@@ -79,16 +82,28 @@ def show() -> None:
 def measure(given: argparse.Namespace, command: str) -> Report:
     began = perf_counter()
     report = Report(described(command, given.workers, given.sides))
+    if given.update:
+        report = continued(report, load(given.out / "benchmarks"))
     with surroundings() as (folder, environment):
         plan = Plan(given.level, given.workers, loops_per_second(), folder)
         for work in given.works:
             sides = chosen_sides(given.sides, plan, work)
             run = WorkRun(work, sides, plan, LIMITS[given.level], environment, told)
             outcomes = run.run()
-            report.groups.append(group_of(work, run.cases, outcomes))
+            report.put(group_of(work, run.cases, outcomes))
             save(report, given.out / "benchmarks")  # what is measured stays, if the rest is not waited for
             told(f"   {work.title}: done after {perf_counter() - began:.0f} s")
     return report
+
+
+def continued(report: Report, earlier: Report) -> Report:
+    """The earlier report, if it is of this machine, for works to be measured anew in it."""
+    for fact in ("processor", "cores", "workers", "system", "python"):
+        if report.machine[fact] != earlier.machine[fact]:
+            was, now = earlier.machine[fact], report.machine[fact]
+            sys.exit(f"the report in --out was made with another {fact}: {was}, not {now}")
+    earlier.machine["command"] += f"`, and then `{report.machine['command']}"
+    return earlier
 
 
 def told(line: str) -> None:

@@ -63,6 +63,11 @@ class Report:
     machine: dict[str, Any]
     groups: list[Group] = field(default_factory=list)
 
+    def put(self, group: Group) -> None:
+        """Add a work, or put it in the place of what was measured of it before."""
+        others = [other for other in self.groups if other.number != group.number]
+        self.groups = sorted([*others, group], key=lambda each: each.number)
+
 
 CASE_FACTS = (
     "name", "floor_name", "ideal", "ideal_seconds", "unit", "tail", "payload", "panel", "x",

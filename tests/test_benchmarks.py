@@ -261,6 +261,22 @@ def test_the_report_can_be_made_again_from_its_files(tmp_path: Path) -> None:
     assert markdown(load(tmp_path), {}) == markdown(report, {})
 
 
+def test_one_work_can_be_measured_anew() -> None:
+    first = report_of({"row": {"parallelkit": [1.0]}})
+    again = report_of({"other": {"parallelkit": [2.0]}})
+    again.machine["command"] = "python -m benchmarks --update --work skew"
+    from benchmarks.__main__ import continued
+    from benchmarks.report import markdown
+
+    report = continued(again, first)
+    report.put(again.groups[0])
+    assert [row.name for group in report.groups for row in group.rows] == ["other"]
+    assert "Made by `python -m benchmarks`, and then `python -m benchmarks --update" in markdown(report, {})
+    again.machine["python"] = "another"
+    with pytest.raises(SystemExit, match="another python: CPython, not another"):
+        continued(again, report_of({}))
+
+
 def test_every_kind_of_picture_can_be_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     report = report_of(

@@ -49,6 +49,8 @@ def played_case(law: str, items: int, workers: int) -> Case:
         measure=measure,
         needs="played",
         ideal_seconds=SHARE_SECONDS,
+        rounds=1,  # of which another would say the same
+        limit=120.0,
         leaves_out={} if items <= ONE_BY_ONE_MOST else {"chunks of one, played": "a million chunks"},
         panel=LAW_NAMES[law],
         x=workers,
@@ -72,7 +74,6 @@ WORKS = [
         "share, or the largest item. A chunk costs its worker 0.1 ms besides its items; what the parent "
         "itself takes is not played.",
         cases=scale_cases,
-        rounds=1,
         plot="scale",
     )
 ]
