@@ -41,6 +41,7 @@ TEXT: dict[str, Any] = {
     "textcoords": "offset points",
     "zorder": 6,
     "va": "center",
+    "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.6},
     "fontsize": 6.5,
     "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.4},
 }
@@ -131,7 +132,7 @@ def _all_sides(line: Line) -> list[str]:
 def best_forms(line: Line) -> list[str]:
     """The fastest side of each peer, or one of those that have no figure."""
     found: dict[str, str] = {}
-    for side in sorted(_all_sides(line), key=lambda side: _value(line, side)):
+    for side in sorted(_all_sides(line), key=lambda side: (line.is_rough(side), _value(line, side))):
         found.setdefault(kind(side).family, side)
     return list(found.values())
 
@@ -152,7 +153,7 @@ def filled_with_bars(line: Line, sides: Iterable[str]) -> Callable[[Any], None]:
         for place, (side, value) in enumerate(zip(order, values, strict=True)):
             if value:
                 axis.barh(place, max(value, start) - start, left=start, height=0.72, **_bar_style(line, side))
-                axis.annotate(_label(value, line), (max(value, start), place), **TEXT)
+                axis.annotate(_label(line, side), (max(value, start), place), **TEXT)
             else:
                 axis.annotate(line.row.troubles[side][:38], (start, place), style="italic", **TEXT)
         for name, limit in limits.items():
@@ -185,6 +186,11 @@ def _scale(axis: Any, values: list[float], unit: str) -> None:
         axis.set_xlim(0, most * 1.3)
         axis.locator_params(axis="x", nbins=5)
         axis.set_xlabel(name)
+    if unit == "byte" and axis.get_xscale() == "log":
+        left, right = axis.get_xlim()
+        mebibytes = [2.0**20 * 10**power for power in range(-2, 5)]
+        axis.set_xticks([tick for tick in mebibytes if left <= tick <= right])
+        axis.minorticks_off()
     axis.xaxis.set_major_formatter(lambda value, _: number(value, unit))
     axis.xaxis.set_minor_formatter("")
 
@@ -197,8 +203,8 @@ def _bar_style(line: Line, side: str) -> dict[str, Any]:
     return {"color": GREY, "edgecolor": "#808080"}
 
 
-def _label(value: float, line: Line) -> str:
-    return number(value, line.row.facts["unit"])
+def _label(line: Line, side: str) -> str:
+    return ("~ " if line.is_rough(side) else "") + number(line.value(side), line.row.facts["unit"])
 
 
 def number(value: float, unit: str) -> str:

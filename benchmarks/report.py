@@ -13,13 +13,14 @@ from .verdicts import AHEAD, ALONE, AT_FLOOR, BEHIND, Line, lines, lines_of
 METHOD = """\
 Every side runs in a process of its own. In each round all sides of a row have their turn, one after the
 other; then parallelkit, the three best peers, and what all are compared with have some more rounds, and
-these alone count for them: after a few rounds, the best of twenty is above all the luckiest. Figures are
-medians ± the median absolute deviation, by [pyperf](https://pyperf.readthedocs.io). A short call is made
-once without being timed, then repeated until a tenth of a second is over. After a round a peer that takes
-ten times as long as the best has no more, after two one that takes three times as long. Every result is
-compared with that of the serial loop, or with what it must be. Work that uses the processor is a fixed
-amount of checksums, not a wait for the clock. dask, Ray and others that use the processor while they have
-nothing to do are stopped while others have their turn.
+these alone count for them: after a few rounds, the best of twenty is above all the luckiest. What had the
+first rounds alone, at another time, has a ~. Figures are medians ± the median absolute deviation, by
+[pyperf](https://pyperf.readthedocs.io). A short call is made once without being timed, then repeated until
+a tenth of a second is over. After a round a peer that takes ten times as long as the best has no more,
+after two one that takes three times as long. Every result is compared with that of the serial loop, or with
+what it must be. Work that uses the processor is a fixed amount of checksums, not a wait for the clock.
+dask, Ray and others that use the processor while they have nothing to do are stopped while others have
+their turn.
 
 parallelkit is the same everywhere: so many processes, or as many threads or coroutines as the row says, and
 no other option. Peers come with their defaults, and with what their docs recommend for such work:
@@ -159,7 +160,7 @@ def table_of_sides(group: Group) -> str:
 
 def cell(side: str, line: Line) -> str:
     if side in line.row.benchmarks:
-        text = with_spread(side, line)
+        text = ("~ " if line.is_rough(side) else "") + with_spread(side, line)
         return f"**{text}**" if side == line.best_peer and line.verdict == BEHIND else text
     return line.row.troubles.get(side, "-")
 

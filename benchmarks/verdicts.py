@@ -52,6 +52,10 @@ class Line:
         peers = in_finals or peers
         return min(peers, key=self.value, default=None)
 
+    def is_rough(self, side: str) -> bool:
+        """Whether a side had the first rounds only, where others had more."""
+        return bool(self.row.finalists) and side not in self.row.finalists
+
     def reference(self, family: str) -> str | None:
         """The serial loop, or the floor."""
         return next((side for side in self.row.benchmarks if kind(side).family == family), None)

@@ -90,6 +90,7 @@ def coroutine_cases(plan: Plan) -> list[Case]:
             [millisecond] * computing,
             needs="loops",
             ideal_seconds=computing * 0.001 / plan.workers,
+            leaves_out={"plain tasks": ""},  # which have one loop
         ),
     ]
 
