@@ -41,7 +41,6 @@ TEXT: dict[str, Any] = {
     "textcoords": "offset points",
     "zorder": 6,
     "va": "center",
-    "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.6},
     "fontsize": 6.5,
     "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.4},
 }
