@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import count
 from math import isqrt
 from operator import add
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -217,6 +218,29 @@ def test_a_callback_that_wants_to_end_the_program(backend: str, caplog: pytest.L
     executor.shutdown()
     assert "exception calling callback" in caplog.text
     assert "this would end the program" in caplog.text
+
+
+@pytest.mark.parametrize("backend", ["thread", "asyncio", "process"])
+def test_shutdown_waits_for_callbacks(backend: str, tmp_path: Path) -> None:
+    gate = Gate(tmp_path)
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def callback(future: Future[int]) -> None:
+        begun.set()
+        assert go_on.wait(20)
+        ended.set()
+
+    executor = Executor(backend, 2)
+    executor.submit(gate.pass_through).add_done_callback(callback)
+    gate.open()
+    assert begun.wait(20)
+    ending = threading.Thread(target=executor.shutdown)
+    ending.start()
+    ending.join(0.1)
+    go_on.set()
+    ending.join(20)
+    assert not ending.is_alive()
+    assert ended.is_set()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -19,6 +19,7 @@ import pytest
 from checks import FORK_WARNING, nobody_reads
 
 from parallelkit import Executor, TaskTimeout, WorkerDied, _lifetime
+from parallelkit._calls import MapCall
 from parallelkit._wire import claims
 from parallelkit._wire.peer import Peer
 from parallelkit.backends.process import ProcessBackend
@@ -261,8 +262,11 @@ def test_a_call_that_is_over_its_time_does_not_end_an_item_of_another(
 ) -> None:
     with Executor("process", 1, method) as executor:
         assert executor.submit(abs, -1).result(PATIENCE) == 1
-        stream = executor.map(giving_up_late(0), [1], timeout=1.0)
+        stream = executor.map(giving_up_late(0), [1], timeout=3600)
+        (call,) = [call for call in executor._driver.calls if isinstance(call, MapCall)]
         behind = executor.submit(giving_up_late(1), 1)
+        Notes(tmp_path, "begun limited").wait_for(1)
+        call._be_late()  # as its alarm does
         with pytest.raises(TimeoutError):
             list(stream)
         Gate(tmp_path, "behind").open()

@@ -217,8 +217,9 @@ class AsyncioBackend(Backend):
 
     def _leave(self, kill: bool) -> None:
         tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
+        for chunk_id, task in self._tasks.items():
+            if kill or chunk_id in self._claims:  # else it has reported, and is in the callbacks of that
+                task.cancel()
         self._killed |= kill
         if self._leaving is None:  # a second one might be begun when the first has stopped the loop
             assert self._loop is not None
