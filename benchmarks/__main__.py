@@ -7,6 +7,8 @@ docs/benchmarks.md, which is such a report.
 from __future__ import annotations
 
 import argparse
+import json
+import signal
 import sys
 from pathlib import Path
 from time import perf_counter
@@ -24,6 +26,8 @@ from .work import loops_per_second
 from .works.base import DEFAULT, FULL, QUICK, Plan
 from .works.table import WORKS, work_named
 
+COMMAND = ("python", "-m", "benchmarks")
+
 
 def parsed(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.partition("\n")[0])
@@ -32,8 +36,15 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     level.add_argument(
         "--full", action="store_const", const=FULL, dest="level", help="more sizes and rounds: an hour or two"
     )
-    parser.add_argument("--peer", default="", help="only these, as in loky,mpire (see --list)")
-    parser.add_argument("--work", default="", help="only these works, as in 1,3,arrays (see --list)")
+    parser.add_argument(
+        "--peer",
+        default="",
+        help="only these, as in loky,mpire or package.module:Class (see --list), and parallelkit, the serial "
+        "loop and the floor, which are always there",
+    )
+    parser.add_argument(
+        "--work", default="", help="only these works, as in 1,3,arrays or package.module:NAME (see --list)"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder for the report (docs/)")
     parser.add_argument("--workers", type=int, default=max(2, cpu_count()), help="processes (%(default)s)")
     parser.add_argument("--list", action="store_true", help="show peers and works, and end")
@@ -43,19 +54,29 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     )
     found = parser.parse_args(arguments)
     found.level = DEFAULT if found.level is None else found.level
+    if found.workers < 1:
+        parser.error(f"--workers must be at least 1, not {found.workers}")
     try:
-        found.works = [work_named(name) for name in filter(None, found.work.split(","))] or [*WORKS.values()]
-        found.sides = sides_of(found.peer)
+        found.works = [work_named(name) for name in names(found.work)] or [*WORKS.values()]
+        found.sides = sides_of(names(found.peer))
     except KeyError as error:
         parser.error(f"there is no peer or work {error}; --list shows them")
+    except (ImportError, AttributeError) as error:
+        parser.error(f"a peer or work of your own cannot be imported: {error}")
+    except TypeError as error:
+        parser.error(str(error))
     return found
 
 
-def sides_of(peers: str) -> list[str]:
+def names(text: str) -> list[str]:
+    """Of a list with commas, each once."""
+    return list(dict.fromkeys(filter(None, (name.strip() for name in text.split(",")))))
+
+
+def sides_of(wanted: list[str]) -> list[str]:
     """Those of some peers; parallelkit and the references are always there, to compare with."""
-    if not peers:
+    if not wanted:
         return list(SIDES)
-    wanted = peers.split(",")
     found = [name for name, kind in SIDES.items() if kind.ours or kind.reference or kind.family in wanted]
     known = {kind.family for kind in SIDES.values()}
     for name in wanted:
@@ -80,15 +101,19 @@ def show() -> None:
 
 
 def measure(given: argparse.Namespace, command: str) -> Report:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # children that are stopped must be ended, too
     began = perf_counter()
     report = Report(described(command, given.workers, given.sides))
+    limits = LIMITS[given.level]
+    report.machine["rounds"] = [limits.rounds, limits.final_rounds, limits.round_seconds]
+    report.machine["wanted"] = [f"{work.number}. {work.title}" for work in given.works]
     if given.update:
         report = continued(report, load(given.out / "benchmarks"))
     with surroundings() as (folder, environment):
         plan = Plan(given.level, given.workers, loops_per_second(), folder)
         for work in given.works:
             sides = chosen_sides(given.sides, plan, work)
-            run = WorkRun(work, sides, plan, LIMITS[given.level], environment, told)
+            run = WorkRun(work, sides, plan, limits, environment, told)
             outcomes = run.run()
             report.put(group_of(work, run.cases, outcomes))
             save(report, given.out / "benchmarks")  # what is measured stays, if the rest is not waited for
@@ -116,10 +141,14 @@ def main(arguments: list[str]) -> None:
         show()
         return
     details = given.out / "benchmarks"
-    if given.again:
-        report = load(details)
-    else:
-        report = measure(given, " ".join(["python -m benchmarks", *arguments]))
+    try:
+        details.mkdir(parents=True, exist_ok=True)
+        report = load(details) if given.again else measure(given, " ".join([*COMMAND, *arguments]))
+    except (OSError, json.JSONDecodeError) as error:
+        sys.exit(f"--out {given.out}: {error}")
+    except KeyboardInterrupt:
+        again = " ".join([*COMMAND, "--again", "--out", str(given.out)])
+        sys.exit(f"stopped; of the works that were done, `{again}` makes a report")
     write(report, given.out / "benchmarks.md", pictures(report, details))
     told(f"written: {given.out / 'benchmarks.md'}")
 

@@ -12,15 +12,16 @@ from .verdicts import AHEAD, ALONE, AT_FLOOR, BEHIND, Line, lines, lines_of
 
 METHOD = """\
 Every side runs in a process of its own. In each round all sides of a row have their turn, one after the
-other; then parallelkit, the three best peers, and what all are compared with have some more rounds, and
-these alone count for them: after a few rounds, the best of twenty is above all the luckiest. What had the
-first rounds alone, at another time, has a ~. Figures are medians ± the median absolute deviation, by
-[pyperf](https://pyperf.readthedocs.io). A short call is made once without being timed, then repeated until
-a tenth of a second is over. After a round a peer that takes ten times as long as the best has no more,
-after two one that takes three times as long. Every result is compared with that of the serial loop, or with
-what it must be. Work that uses the processor is a fixed amount of checksums, not a wait for the clock.
-dask, Ray and others that use the processor while they have nothing to do are stopped while others have
-their turn.
+other{rounds}. Then parallelkit, the three best peers, unless they take three times as long as the best, and
+what all are compared with have more rounds{finals}, and these alone count for them: after a few rounds, the
+best of twenty is above all the luckiest. What had the first rounds alone, at another time, has a ~. Figures
+are medians ± the median absolute deviation, by [pyperf](https://pyperf.readthedocs.io). A short call is
+made once without being timed, then repeated until a tenth of a second is over. After a round a peer that
+takes ten times as long as the best has no more, after two one that takes three times as long. A side that
+takes too long for a round{limit} is ended. Every result is compared with that of the serial loop (or of the
+first side that answers, where there is none), or with what it must be. Work that uses the processor is a
+fixed amount of checksums, not a wait for the clock. dask, Ray and others that use the processor while they
+have nothing to do are stopped while others have their turn.
 
 parallelkit is the same everywhere: so many processes, or as many threads or coroutines as the row says, and
 no other option. Peers come with their defaults, and with what their docs recommend for such work:
@@ -37,11 +38,21 @@ def markdown(report: Report, pictures: dict[str, str]) -> str:
         f"Made by `{report.machine['command']}`; this file is written by it.\n",
         f"{machine(report)}\n",
         f"## Where parallelkit is behind\n\n{behind(report)}\n",
-        f"## Method\n\n{METHOD}\n",
+        f"## Method\n\n{method(report)}\n",
     ]
     for group in report.groups:
         parts.append(section(group, pictures.get(group.name, "")))
     return "\n".join(parts)
+
+
+def method(report: Report) -> str:
+    """With the numbers of this run."""
+    rounds, finals, seconds = report.machine.get("rounds", (0, 0, 0.0))
+    return METHOD.format(
+        rounds=f" ({rounds})" if rounds else "",
+        finals=f" ({finals})" if finals else "",
+        limit=f" ({seconds:g} s, where a row has no limit of its own)" if seconds else "",
+    )
 
 
 def machine(report: Report) -> str:
@@ -54,7 +65,10 @@ def machine(report: Report) -> str:
         f"{about['memory_gib']} GiB, {about['system']}, {about['python']}; {about['workers']} workers. "
         f"Load at the start: {', '.join(map(str, about['load']))}. {present}."
     )
-    return f"{text}\n\nNot installed: {', '.join(absent)}." if absent else text
+    text += f"\n\nNot installed: {', '.join(absent)}." if absent else ""
+    done = {f"{group.number}. {group.title}" for group in report.groups}
+    left = [title for title in about.get("wanted", ()) if title not in done]
+    return text + (f"\n\n**It was stopped before its end. Not measured: {', '.join(left)}.**" if left else "")
 
 
 # ---------------------------------------------------------------- behind

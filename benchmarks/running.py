@@ -206,8 +206,10 @@ class WorkRun:
     def _finalists(self, case: Case) -> list[str]:
         done = [side for side in self._sides_of(case) if self.outcomes[case.name, side].rounds]
         peers = [side for side in done if not (self._kinds[side].ours or self._kinds[side].reference)]
-        peers.sort(key=lambda side: median(self.outcomes[case.name, side].values))
-        return [side for side in done if side not in peers[FINALISTS:]]
+        took = {side: median(self.outcomes[case.name, side].values) for side in peers}
+        near = [side for side in peers if took[side] <= HOPELESS * min(took.values())]
+        best = sorted(near, key=took.__getitem__)[:FINALISTS]
+        return [side for side in done if side in best or side not in peers]
 
     def _foreseen(self, case: Case, side: str) -> str:
         """Trouble that a smaller case has shown."""

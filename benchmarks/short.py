@@ -138,7 +138,7 @@ def _beside_pool(what: str, took: dict[str, list[float]], beside: str = "") -> R
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])  # type: ignore[union-attr]
     parser.add_argument("--rounds", type=int, default=60)
-    rounds = parser.parse_args().rounds
+    rounds = max(1, parser.parse_args().rounds)
     print(f"{machine()}; {WORKERS} workers; medians of {rounds} rounds\n\n{heading()}", flush=True)
     with multiprocessing.get_context("fork").Pool(WORKERS) as pool:
         for table in (squares, sums, grains, beside_a_map):

@@ -88,7 +88,7 @@ class Line:
     @property
     def verdict(self) -> str:
         if self.our_side is None:
-            return BEHIND
+            return BEHIND if self.best_peer else ALONE
         if self.ratio is None:
             return ALONE
         if self.ratio <= 1.0:

@@ -189,6 +189,50 @@ def test_list() -> None:
         assert word in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--workers", "0"], "--workers must be at least 1, not 0"),
+        (["--peer", "loki"], "there is no peer or work 'loki'"),
+        (["--work", "13"], "there is no peer or work '13'"),
+        (["--peer", "no_such_module:Peer"], "cannot be imported: No module named 'no_such_module'"),
+        (["--peer", "os:no_such_name"], "cannot be imported"),
+        (["--peer", "os:path"], "os:path is no subclass of benchmarks.peers.base.Side"),
+        (["--work", "os:path"], "os:path is no benchmarks.works.base.Work"),
+    ],
+)
+def test_what_is_wrong_with_the_command_is_said_at_once(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pyperf")
+    from benchmarks.__main__ import parsed
+
+    with pytest.raises(SystemExit):
+        parsed(arguments)
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_names_may_have_spaces_and_come_twice() -> None:
+    pytest.importorskip("pyperf")
+    from benchmarks.__main__ import parsed
+
+    given = parsed(["--work", "9, 10,9", "--peer", "loky , loky,mpire"])
+    assert [work.number for work in given.works] == [9, 10]
+    assert len(set(given.sides)) == len(given.sides)
+    assert {"loky", "mpire", "parallelkit", "serial loop"} <= set(given.sides)
+
+
+def test_a_folder_that_is_none_is_said_before_anything_is_measured(tmp_path: Path) -> None:
+    pytest.importorskip("pyperf")
+    from benchmarks.__main__ import main
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match=r"--out .*file: "):
+        main(["--out", str(tmp_path / "file")])
+    with pytest.raises(SystemExit, match=r"--out .*run\.json"):
+        main(["--again", "--out", str(tmp_path)])
+
+
 # ---------------------------------------------------------------- the report
 
 
@@ -234,6 +278,26 @@ def test_the_report_names_the_rows_in_which_we_are_behind() -> None:
     assert "the serial loop is faster" in tables
     assert "Not installed: ray." in text
     assert "![Skewed work](benchmarks/skew.png)" in text
+
+
+def test_the_report_of_a_run_that_was_stopped_says_so() -> None:
+    report = report_of({"row": {"parallelkit": [1.0]}})
+    report.machine |= {"wanted": ["5. Skewed work", "7. Reduce"], "rounds": [2, 8, 5.0]}
+    from benchmarks.report import markdown
+
+    text = " ".join(markdown(report, {}).split())
+    assert "**It was stopped before its end. Not measured: 7. Reduce.**" in text
+    assert "one after the other (2)." in text
+    assert "have more rounds (8)" in text
+    assert "round (5 s, where" in text
+
+
+def test_a_row_that_nobody_did_is_not_one_in_which_we_are_behind() -> None:
+    report = report_of({"row": {"parallelkit": [], "loky": []}})
+    from benchmarks.verdicts import BEHIND, lines
+
+    (line,) = lines(report)
+    assert line.verdict != BEHIND
 
 
 def test_within_three_percent_of_the_floor_is_not_behind() -> None:

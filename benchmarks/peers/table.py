@@ -22,9 +22,12 @@ def side_named(name: str) -> type[Side]:
 
     Raises:
         KeyError: there is none of that name.
+        TypeError: it is no `Side`.
     """
     if name in SIDES or ":" not in name:
         return SIDES[name]
     module, _, attribute = name.partition(":")
-    side: type[Side] = getattr(import_module(module), attribute)
+    side = getattr(import_module(module), attribute)
+    if not (isinstance(side, type) and issubclass(side, Side)):
+        raise TypeError(f"{name} is no subclass of benchmarks.peers.base.Side")
     return side

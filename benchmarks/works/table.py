@@ -20,10 +20,15 @@ def work_named(name: str) -> Work:
 
     Raises:
         KeyError: there is none.
+        TypeError: it is no `Work`, or has the number or name of another.
     """
     by_number = {str(work.number): work for work in WORKS.values()}
     if ":" in name:
         module, _, attribute = name.partition(":")
-        work: Work = getattr(import_module(module), attribute)
+        work = getattr(import_module(module), attribute)
+        if not isinstance(work, Work):
+            raise TypeError(f"{name} is no benchmarks.works.base.Work")
+        if work.number in {other.number for other in WORKS.values()} or work.name in WORKS:
+            raise TypeError(f"{name} must have another number and name than {work.number} and {work.name!r}")
         return replace(work, spelled=name)
     return by_number[name] if name in by_number else WORKS[name]

@@ -162,4 +162,4 @@ def call_cases(plan: Plan) -> list[Case]:
     return list(map(case, CALLS))
 
 
-EVERY_CALL = Work(number=97, name="calls", title="Calls", text="Nothing.", cases=call_cases)
+EVERY_CALL = Work(number=97, name="every call", title="Calls", text="Nothing.", cases=call_cases)
