@@ -208,7 +208,7 @@ def _label(line: Line, side: str) -> str:
 
 def number(value: float, unit: str) -> str:
     if unit == "byte":
-        return f"{value / 2**20:.3g} MiB"
+        return f"{value / 2**20:.3g} MiB" if value < 1000 * 2**20 else f"{value / 2**20:,.0f} MiB"
     return time_text(value) if value > 0 else "0"
 
 

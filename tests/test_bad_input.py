@@ -323,6 +323,19 @@ def test_after_shutdown(name: str) -> None:
     assert "shut down" in repr(executor)
 
 
+def test_an_input_that_shuts_down_its_executor_and_fails() -> None:
+    """Its items were not all run, so its own error would say too much."""
+    executor = Executor("thread", max_workers=1)
+
+    def source() -> Iterator[int]:
+        yield from (1, 2)
+        executor.shutdown()
+        raise LookupError
+
+    with pytest.raises(RuntimeError, match="read to its end"):
+        list(executor.map(abs, source()))
+
+
 def test_an_input_that_shuts_down_its_executor(tmp_path: Path) -> None:
     """The thread that pulls the input is not the one that shuts down, and both come to an end."""
     executor = Executor("thread", max_workers=2)

@@ -188,7 +188,8 @@ class MapCall(Call):
             except BaseException as error:  # raised after the outcomes of the items before it
                 if not self.started and not isinstance(error, Exception):
                     raise  # Ctrl-C, and nobody may come to read it
-                self._source_error = error
+                if self._source is source or not isinstance(error, Exception):
+                    self._source_error = error
             if len(items) < expected:
                 self._source = None
                 break
