@@ -83,6 +83,7 @@ class ProtocolMachine(RuleBasedStateMachine):
         gc.disable()  # else what it finalizes, and when, would depend on what ran before
         self.patches.callback(gc.enable)
         self.calls: list[UserCall] = []
+        self.late: list[UserCall] = []
         self.actors = self.ends = 0
         self.killed = self.cancelled = self.waited = self.dropped = False
         self.broken: Exception | None = None
@@ -263,6 +264,8 @@ class ProtocolMachine(RuleBasedStateMachine):
 
     def read_one(self, call: UserCall, interrupt: tuple[int, bool] | None = None) -> None:
         call.reading = call.started = True
+        if call in self.late:
+            call.end()
 
         def deed() -> None:
             try:
@@ -448,8 +451,11 @@ class ProtocolMachine(RuleBasedStateMachine):
     def time_is_up(self, which: int) -> None:
         give_up = self.pick(self.limited(), which)
         engine_call = give_up.__self__
+        call = self.backend.call_of(engine_call.work)
         if engine_call.started or engine_call._daemon or engine_call._whole:
-            self.backend.call_of(engine_call.work).end()
+            call.end()
+        else:  # it is given up when somebody comes to read
+            self.late.append(call)
         self.act("clock", give_up)
 
     @precondition(lambda self: self.alarms)
