@@ -106,7 +106,7 @@ def test_arrays_are_held_dropped_and_sent_again(executor: Executor, steps: Any) 
             held.append(Kept(result, one.number + 1))
         elif step == "map" and one.array.size >= ITEMS:
             arrays = [one.array, np.full(size, one.number, float), one.array]
-            results = executor.map(check_and_spoil, arrays, [one.number] * 3)
+            results = executor.map(check_and_spoil, arrays, [one.number] * 3, chunksize=1)
             held += [Kept(result, one.number + 1) for result in results]
         elif step == "drop" and held:
             held.pop(which % len(held))
@@ -297,7 +297,9 @@ def test_a_forked_child_has_what_its_parent_had() -> None:
             os._exit(int(array[3]))
         del array
         for number in range(4):
-            list(executor.map(check_and_spoil, [np.full(ITEMS, number, float)] * 4, [number] * 4))
+            list(
+                executor.map(check_and_spoil, [np.full(ITEMS, number, float)] * 4, [number] * 4, chunksize=1)
+            )
         os.write(to_write, b"x")
         os.close(to_read)
         os.close(to_write)
@@ -306,7 +308,7 @@ def test_a_forked_child_has_what_its_parent_had() -> None:
 
 def test_results_outlive_their_executor() -> None:
     with Executor("process", WORKERS) as executor:
-        results = list(executor.map(check_and_spoil, [np.zeros(ITEMS)] * 4, [0] * 4))
+        results = list(executor.map(check_and_spoil, [np.zeros(ITEMS)] * 4, [0] * 4, chunksize=1))
     del executor
     gc.collect()
     del results[1:]
@@ -348,7 +350,7 @@ def test_without_shared_memory_all_goes_through_the_pipes(monkeypatch: pytest.Mo
     table = np.arange(ITEMS, dtype=float)
     with Executor("process", WORKERS, initializer=keep, initargs=(table,)) as executor:
         assert backend_of(executor)._packer.arena is None
-        results = list(executor.map(check_and_spoil, [np.zeros(ITEMS)] * 4, [0] * 4))
+        results = list(executor.map(check_and_spoil, [np.zeros(ITEMS)] * 4, [0] * 4, chunksize=1))
         assert all((result == 1).all() for result in results)
         assert list(executor.map(partial(look_up, table), range(5))) == [0, 1, 2, 3, 4]
         handle = share(table)
