@@ -503,6 +503,27 @@ def test_of_an_iterator_whose_first_item_was_looked_at_nothing_is_kept() -> None
     assert len(list(items)) == 1
 
 
+class Remaining:
+    """An iterator that says how many items it has left, and never more than that it has none."""
+
+    def __init__(self, items: Iterable[int]) -> None:
+        self.items = iter(items)
+
+    def __iter__(self) -> Remaining:
+        return self
+
+    def __next__(self) -> int:
+        return next(self.items)
+
+    def __len__(self) -> int:
+        return 0
+
+
+def test_an_iterator_that_is_false_is_read_all_the_same() -> None:
+    assert pmap(abs, Remaining([-1, -2, -3]), max_workers=2) == [1, 2, 3]
+    assert preduce(operator.add, Remaining([1, 2, 3]), max_workers=2) == 6
+
+
 def test_an_iterator_whose_first_item_fails_is_read_to_that() -> None:
     def source() -> Iterator[int]:
         raise LookupError("the first")

@@ -77,12 +77,13 @@ def open_map(
     limit = None if timeout is None else (timeout, monotonic() + timeout)
     items, iterator = source(iterables)
     work = Work(function, "starmap" if len(iterables) > 1 else style, combine, bool(retries), task_timeout)
-    backend = driver.backend
-    _check_time_limit(work, backend, backend_name)
+    _check_time_limit(work, backend := driver.backend, backend_name)
     rule = retry_rule(retry_on)
     cheap = whole and chunksize is None and not work.is_async and backend.depth > 1 and driver.usable
-    if cheap:
-        iterator, cheap = _begins_with_a_number(iterator) if iterator else (None, _are_numbers(items))
+    if cheap and iterator is not None:
+        iterator, cheap = _begins_with_a_number(iterator)
+    elif cheap:
+        cheap = _are_numbers(items)
     scheduler = driver.new_scheduler(
         splitter(
             backend,
