@@ -496,7 +496,8 @@ def test_of_an_iterator_whose_first_item_was_looked_at_nothing_is_kept() -> None
 
     things = [Thing(), Thing()]
     seen = weakref.ref(things[0])
-    items, numbers = _begins_with_a_number(map(things.pop, [0, 0]))
+    items, numbers = _begins_with_a_number(None, map(things.pop, [0, 0]))
+    assert items is not None
     assert not numbers
     assert next(items) is seen()
     assert seen() is None

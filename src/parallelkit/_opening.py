@@ -77,13 +77,12 @@ def open_map(
     limit = None if timeout is None else (timeout, monotonic() + timeout)
     items, iterator = source(iterables)
     work = Work(function, "starmap" if len(iterables) > 1 else style, combine, bool(retries), task_timeout)
-    _check_time_limit(work, backend := driver.backend, backend_name)
+    backend = driver.backend
+    _check_time_limit(work, backend, backend_name)
     rule = retry_rule(retry_on)
     cheap = whole and chunksize is None and not work.is_async and backend.depth > 1 and driver.usable
-    if cheap and iterator is not None:
-        iterator, cheap = _begins_with_a_number(iterator)
-    elif cheap:
-        cheap = _are_numbers(items)
+    if cheap:
+        iterator, cheap = _begins_with_a_number(items, iterator)
     scheduler = driver.new_scheduler(
         splitter(
             backend,
@@ -174,15 +173,14 @@ def splitter(
     )
 
 
-def _are_numbers(items: Sliceable | None) -> bool:
-    """Whether items are numbers, as far as the first one shows."""
-    if isinstance(items, (list, tuple)):
-        return bool(items) and type(items[0]) in _NUMBERS
-    return type(items) is range
-
-
-def _begins_with_a_number(source: Iterator[Any]) -> tuple[Iterator[Any], bool]:
-    """The same items, of which the first was looked at."""
+def _begins_with_a_number(
+    items: Sliceable | None, source: Iterator[Any] | None
+) -> tuple[Iterator[Any] | None, bool]:
+    """The same iterator, where there is one, and whether the first item of the input is a number."""
+    if source is None:
+        if isinstance(items, (list, tuple)):
+            return None, bool(items) and type(items[0]) in _NUMBERS
+        return None, type(items) is range
     try:
         first = [next(source)]
     except StopIteration:
